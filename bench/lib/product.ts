@@ -1,0 +1,93 @@
+import { existsSync, mkdirSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { untilReady } from "./http";
+import { binaryPath, benchDir, cacheDir, rootDir } from "./paths";
+import type { Server } from "./peers";
+import { childrenOf, freePort, serverCore, spawnPinned } from "./process";
+
+export const readToken = "bench-read-token-0123456789";
+export const writeToken = "bench-write-token-0123456789";
+export const readHeaders = { authorization: `Bearer ${readToken}` };
+export const writeHeaders = { authorization: `Bearer ${writeToken}` };
+export const latestPath = "/api/signals/latest?limit=10";
+
+/**
+ * How our server runs:
+ * - `serve`: `bun src/main.ts serve`, everything on, only the limit raised;
+ * - `binary`: the same, compiled;
+ * - `bare`: the route of the latest signals alone, without what `serve` puts around it;
+ * - `unsynced`: everything on, but the writer with `synchronous=OFF`.
+ */
+export type Kind = "serve" | "binary" | "bare" | "unsynced";
+
+export type ProductOptions = {
+  kind: Kind;
+  db: string;
+  /** Tells servers of one run apart; names the log and the data directory. */
+  instance: string;
+  env?: Record<string, string>;
+  /** Put before the command, such as strace with its arguments. */
+  under?: readonly string[];
+};
+
+/** Starts our server on its core and waits for its first answer. */
+export async function startProduct(options: ProductOptions): Promise<Server> {
+  const { kind, db, instance } = options;
+  const port = freePort();
+  const command = [...(options.under ?? []), ...commandFor(kind)];
+  const child = spawnPinned(command, {
+    core: serverCore,
+    log: `argo-${instance}`,
+    env: { ...productEnv(db, instance), PORT: String(port), ...options.env },
+  });
+  const url = `http://127.0.0.1:${port}${latestPath}`;
+  try {
+    await untilReady(url, readHeaders);
+  } catch (error) {
+    await child.stop();
+    throw error;
+  }
+  // strace runs the server as its child: that one's time and memory are the ones to read.
+  const pid = options.under ? (childrenOf(child.pid)[0] ?? child.pid) : child.pid;
+  return { name: instance, url, pid, child };
+}
+
+/** The environment of a benched server: a client with a token, and a limit that nothing meets. */
+export function productEnv(db: string, instance: string): Record<string, string> {
+  const dataDir = join(cacheDir, "data", `dir-${instance}`);
+  rmSync(dataDir, { recursive: true, force: true });
+  mkdirSync(dataDir, { recursive: true });
+  return {
+    HOST: "127.0.0.1",
+    SIGNALS_DB: db,
+    DATA_DIR: dataDir,
+    SIGNALS_ACCESS: "key",
+    ARGO_READ_TOKEN: readToken,
+    ARGO_WRITE_TOKEN: writeToken,
+    RATE_LIMIT_PER_MINUTE: "1000000000",
+    LOG_LEVEL: "info",
+    SHUTDOWN_DELAY_SECONDS: "0",
+  };
+}
+
+function commandFor(kind: Kind): string[] {
+  const main = join(rootDir, "src/main.ts");
+  if (kind === "serve") return [process.execPath, main, "serve", "--role", "argo"];
+  if (kind === "binary") return [binaryPath, "serve", "--role", "argo"];
+  return [process.execPath, join(benchDir, "servers/argo.ts"), kind];
+}
+
+/** The port in a server's URL. */
+export function portOf(server: Server): number {
+  return Number(new URL(server.url).port);
+}
+
+/** Compiles our server into dist/ as a release does; null when done, else why not. */
+export function buildBinary(): string | null {
+  const done = Bun.spawnSync([process.execPath, "run", "build"], {
+    cwd: rootDir,
+    timeout: 180_000,
+  });
+  if (done.success && existsSync(binaryPath)) return null;
+  return `bun run build failed: ${done.stderr.toString().trim().slice(-300)}`;
+}

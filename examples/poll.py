@@ -1,0 +1,89 @@
+#!/usr/bin/env python3
+"""Polls for trading signals and prints each new one as one line of JSON, oldest first.
+
+  ARGO_URL=http://127.0.0.1:3000 ARGO_TOKEN=… python3 poll.py [--interval 1] [--limit 10] [--since-id N]
+
+Python 3.8 or newer, standard library only. Copy it, and trade in act().
+"""
+import argparse, http.client, json, os, random, sys, time, urllib.parse
+from signal import SIGINT, SIGTERM, signal as on_signal
+
+options = argparse.ArgumentParser(description="Polls for trading signals.")
+options.add_argument("--interval", type=float, default=1, help="seconds between polls")
+options.add_argument("--limit", type=int, default=10, help="signals in one poll")
+options.add_argument("--since-id", type=int, help="go on after this id; else begin with the latest")
+options = options.parse_args()
+
+url = urllib.parse.urlsplit(os.environ.get("ARGO_URL", "http://127.0.0.1:3000"))
+token = os.environ.get("ARGO_TOKEN")
+auth = {"Authorization": f"Bearer {token}"} if token else {}
+
+# Connects by itself whenever it is not connected, and stays so between polls.
+Connection = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}[url.scheme]
+server = Connection(url.netloc, timeout=10)
+
+last_id = options.since_id  # the highest id that act() has had
+etag = None  # of the answer that brought us there
+
+
+def act(signal):
+    """What the bot does with a signal."""
+    try:
+        print(json.dumps(signal), flush=True)
+    except BrokenPipeError:  # nobody reads us any more
+        os._exit(0)
+
+
+class TryLater(Exception):
+    def __init__(self, answer):
+        super().__init__(f"{answer.status} {answer.reason}")
+        self.retry_after = answer.headers.get("Retry-After", "")
+
+
+def get(path, headers={}):
+    server.request("GET", url.path.rstrip("/") + path, headers={**auth, **headers})
+    answer = server.getresponse()
+    if answer.status == 429 or answer.status >= 500:
+        raise TryLater(answer)
+    if answer.status not in (200, 304):
+        sys.exit(f"stopped: {path} answered {answer.status} {answer.read(2000).decode(errors='replace')}")
+    return answer
+
+
+def poll():
+    """Acts on every signal with an id above last_id: ids only grow, whatever timestamps do."""
+    global last_id, etag
+    answer = get(f"/api/signals/latest?limit={options.limit}", {"If-None-Match": etag} if etag else {})
+    page = sorted(json.load(answer) if answer.status == 200 else [], key=lambda signal: signal["id"])
+    head = int(answer.headers.get("Signal-Head") or (page[-1]["id"] if page else last_id or 0))
+    since = last_id
+    new = [signal for signal in page if since is None or signal["id"] > since]
+    if since is not None and len(new) < head - since:
+        # More than one page, or dated too early to be on it: fetch all that came since.
+        new = map(json.loads, get(f"/api/signals/export?since_id={since}"))
+    for signal in new:
+        act(signal)
+        last_id = signal["id"]
+    last_id = head if since is None else last_id
+    etag = answer.headers.get("ETag") if last_id >= head else None
+
+
+on_signal(SIGINT, lambda *_: sys.exit(0))
+on_signal(SIGTERM, lambda *_: sys.exit(0))
+failures = 0
+while True:
+    wait = options.interval
+    try:
+        poll()
+        failures = 0
+    except (TryLater, OSError, http.client.HTTPException, ValueError) as problem:
+        server.close()
+        failures += 1
+        # Anything up to a ceiling that doubles, so that a thousand bots do not return at once.
+        wait = random.uniform(0, min(60, options.interval * 2 ** min(failures, 16)))
+        if getattr(problem, "retry_after", "").isdigit():
+            wait += min(int(problem.retry_after), 3600)
+        print(f"{problem!r}; again in {wait:.1f} s", file=sys.stderr)
+    if wait > 5:
+        server.close()  # before the server drops it for being idle
+    time.sleep(wait)

@@ -1,0 +1,260 @@
+import { mkdirSync } from "node:fs";
+import { dirname } from "node:path";
+import type { Config } from "../config";
+import { AppError, SetupError } from "../errors";
+import { limitPolicyHeaders, type LimitOptions } from "../http/limit";
+import { secureHeaders } from "../http/policy";
+import type { Logger } from "../platform/log";
+import type { Metrics } from "../platform/metrics";
+import { isCorruption, type Synchronous } from "../platform/sqlite";
+import { Cursors } from "./signals/cursor";
+import { FarReader } from "./signals/far";
+import { LatestAnswers } from "./signals/latest";
+import { TIMESTAMP_AHEAD_SECONDS_MAX } from "./signals/schema";
+import { SignalStats } from "./signals/stats";
+import { SignalReader } from "./signals/store";
+import { SignalWriter } from "./signals/writer";
+
+export type ArgoOptions = {
+  config: Config;
+  log: Logger;
+  metrics: Metrics;
+  limitOptions: LimitOptions;
+  now: () => number;
+  /** OFF only to measure what durability costs. */
+  synchronous?: Synchronous;
+};
+
+const deadlineMs = 5_000;
+const lockedAtStartMs = 15_000;
+const keepEveryMs = 250;
+const futureEveryMs = 10_000;
+const futureCountMax = 100;
+const damageCheckAfterMs = 1_000;
+const answersMax = 4_096;
+const answersBytesMax = 16 * 1024 * 1024;
+
+/** The data plane: everything that stands on the signal file. */
+export class Argo implements AsyncDisposable {
+  readonly far: FarReader;
+  readonly answers: LatestAnswers;
+  readonly stats: SignalStats;
+  readonly cursors: Cursors;
+  /** What SQLite's own check found; empty while it has found nothing. */
+  damage: string[] = [];
+  readonly #timers: Timer[] = [];
+  #adopting: Promise<void> | null = null;
+
+  private constructor(
+    readonly reader: SignalReader,
+    readonly writer: SignalWriter,
+    private readonly options: ArgoOptions,
+  ) {
+    const { config } = options;
+    this.far = new FarReader(reader, {
+      path: config.signalsDb,
+      deadlineMs,
+      onEvent: threadEvents(options.log),
+    });
+    this.answers = new LatestAnswers(reader, this.far, {
+      pageSizeMax: config.pageSizeMax,
+      cache: config.cache,
+      entriesMax: answersMax,
+      bytesMax: answersBytesMax,
+      headers: secureHeaders,
+      commonHeaders: limitPolicyHeaders(options.limitOptions),
+    });
+    this.stats = new SignalStats(reader, this.far);
+    // Without our own tables cursors live as long as this process.
+    const transient = crypto.getRandomValues(new Uint8Array(32));
+    let secret: Uint8Array | null = null;
+    this.cursors = new Cursors(() => (secret ??= reader.secret()) ?? transient);
+  }
+
+  /**
+   * Opens the signal file and makes it ready to be served: adopted, migrated, indexed.
+   * A file that can be read but not written is served as it is.
+   * @throws SetupError when it can neither be served nor made.
+   */
+  static async open(options: ArgoOptions): Promise<Argo> {
+    const { config, log, metrics, now } = options;
+    mkdirSync(dirname(config.signalsDb), { recursive: true });
+    const writer = new SignalWriter({
+      path: config.signalsDb,
+      synchronous: options.synchronous ?? "FULL",
+      now,
+      metrics,
+      onEvent: threadEvents(log),
+    });
+    try {
+      let reader = tryReader(config.signalsDb);
+      if (!ready(reader)) {
+        const fault = await adoptPatiently(writer, log);
+        reader ??= tryReader(config.signalsDb);
+        if (fault && !reader?.layout) throw fault;
+        if (fault) log.warn({ reason: fault.message, fix: fault.fix }, "serving without adopting");
+      }
+      if (!reader) throw new SetupError("The signal file cannot be opened.", openFix);
+      reader.refresh();
+      const argo = new Argo(reader, writer, options);
+      argo.#keep();
+      return argo;
+    } catch (error) {
+      await writer[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  /** Why the signal file is not fit to be served; null when it is. */
+  async fault(): Promise<string | null> {
+    if (this.damage.length > 0) return "The signal file is damaged.";
+    try {
+      this.reader.refresh();
+      if (!this.reader.layout) return "The signal file has no table of signals.";
+      this.reader.page({
+        filter: {},
+        order: "desc",
+        after: null,
+        limit: 1,
+        skip: 0,
+        budget: 1,
+        received: false,
+      });
+      return null;
+    } catch (error) {
+      return error instanceof AppError ? error.detail : "The signal file cannot be read.";
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const timer of this.#timers) clearInterval(timer);
+    await this.#adopting;
+    this.far[Symbol.dispose]();
+    await this.writer[Symbol.asyncDispose]();
+    this.reader[Symbol.dispose]();
+  }
+
+  /** Looks after the file while it is served. None of this runs for a poll. */
+  #keep(): void {
+    this.#every(keepEveryMs, () => this.#keepAdopted());
+    this.#every(futureEveryMs, () => void this.#countFutureDated());
+    this.#countFutureDated().catch(() => undefined);
+    const timer = setTimeout(() => void this.#checkDamage(), damageCheckAfterMs);
+    timer.unref();
+    this.#timers.push(timer);
+  }
+
+  #every(ms: number, work: () => void): void {
+    const timer = setInterval(work, ms);
+    timer.unref();
+    this.#timers.push(timer);
+  }
+
+  /** The engine may drop its table and make it anew: then it is adopted again. */
+  #keepAdopted(): void {
+    const { reader, writer, options } = this;
+    try {
+      reader.refresh();
+    } catch {
+      // Told by every poll and by the health check; the next look tries again.
+      return;
+    }
+    options.metrics.head.set(reader.head.maxId);
+    if (!reader.layout || ready(reader) || this.#adopting) return;
+    this.#adopting = writer
+      .adopt(false)
+      .then(() => undefined)
+      .catch(async (error: unknown) => {
+        options.log.debug({ reason: String(error) }, "not adopted yet");
+        await Bun.sleep(adoptAgainMs);
+      })
+      .finally(() => {
+        this.#adopting = null;
+      });
+  }
+
+  async #countFutureDated(): Promise<void> {
+    const bound = new Date(this.options.now() + TIMESTAMP_AHEAD_SECONDS_MAX * 1000).toISOString();
+    try {
+      const rows = await this.far.datedAfter(bound.slice(0, 19), futureCountMax);
+      this.options.metrics.futureDated.set(rows);
+    } catch (error) {
+      this.options.log.debug({ reason: String(error) }, "future-dated signals not counted");
+    }
+  }
+
+  /** A damaged page is found before a write makes it worse. On a thread of its own. */
+  async #checkDamage(): Promise<void> {
+    const checker = new FarReader(this.reader, {
+      path: this.options.config.signalsDb,
+      deadlineMs,
+      onEvent: threadEvents(this.options.log),
+    });
+    try {
+      this.damage = await checker.damage();
+    } catch (error) {
+      if (!(error instanceof AppError) || !/SQLITE_CORRUPT|malformed/.test(String(error.cause))) {
+        this.options.log.warn({ reason: String(error) }, "signal file not checked");
+        return;
+      }
+      this.damage = [error.detail];
+    } finally {
+      checker[Symbol.dispose]();
+    }
+    if (this.damage.length === 0) return;
+    await this.writer.refuse(this.damage.join("; "));
+    this.options.log.error(
+      { damage: this.damage, fix: "Stop the server and run `argo-alpine restore BACKUP`." },
+      "signal file damaged: nothing is written",
+    );
+  }
+}
+
+const adoptAgainMs = 2_000;
+const openFix =
+  "Check SIGNALS_DB and its permissions; `argo-alpine restore BACKUP` puts a backup in place.";
+
+const ready = (reader: SignalReader | null): boolean =>
+  reader?.layout?.tracked === true && reader.complete;
+
+function tryReader(path: string): SignalReader | null {
+  try {
+    return new SignalReader(path);
+  } catch (error) {
+    if (error instanceof SetupError) throw error;
+    const cause = error instanceof AppError ? error.cause : error;
+    if (isCorruption(cause)) {
+      throw new SetupError(
+        `The signal file is damaged or no SQLite file: ${path}. It is left as it is.`,
+        "Run `argo-alpine restore BACKUP`, or point SIGNALS_DB elsewhere.",
+        { cause: error },
+      );
+    }
+    return null;
+  }
+}
+
+/** Adopts the file; a lock held by somebody else is waited for. Returns why it could not be done. */
+async function adoptPatiently(writer: SignalWriter, log: Logger): Promise<SetupError | null> {
+  const until = performance.now() + lockedAtStartMs;
+  for (;;) {
+    try {
+      await writer.adopt(true);
+      return null;
+    } catch (error) {
+      if (!(error instanceof AppError)) throw error;
+      const locked = error.retryAfterSeconds !== undefined && error.retryAfterSeconds <= 2;
+      if (!locked || performance.now() >= until) return new SetupError(error.detail, openFix);
+      log.info({ reason: error.detail }, "waiting for the signal file");
+    }
+  }
+}
+
+function threadEvents(log: Logger): (event: string, data: unknown) => void {
+  return (event, data) => {
+    if (event === "note") {
+      const { message, data: more } = data as { message: string; data?: Record<string, unknown> };
+      log.info(more ?? {}, message);
+    } else log.error({ data }, `thread ${event}`);
+  };
+}

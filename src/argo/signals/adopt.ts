@@ -1,0 +1,137 @@
+import type { Database } from "bun:sqlite";
+import books from "../../../db/argo/0001_books.sql" with { type: "text" };
+import table from "../../../db/argo/signals.sql" with { type: "text" };
+import { SetupError } from "../../errors";
+import { indexesFor, inspect, type Layout, triggersFor } from "./layout";
+
+/** Own tables, in order; each runs once, in a transaction of its own. */
+const migrations: readonly string[] = [books];
+
+export type Note = (message: string, data?: Record<string, unknown>) => void;
+
+/**
+ * Makes a file ready to be served: WAL, our own tables, triggers and indexes; nothing of the
+ * engine's is changed. Safe to repeat, to run twice at once and to be killed at any point: each
+ * step is one transaction that looks first.
+ * @param create make the table `signals` where there is none; false while the engine may be
+ *   between dropping it and making it anew, and would fail on ours.
+ * @returns how the table is made now; null when there is none.
+ */
+export function adopt(db: Database, note: Note, create: boolean): Layout | null {
+  useWal(db, note);
+  migrate(db, note);
+  const made = transaction(db, () => {
+    const before = inspect(db);
+    if (before || !create) return before;
+    db.run(table);
+    note("made the table signals");
+    return inspect(db);
+  });
+  if (!made) return null;
+  track(db, note);
+  return index(db, note);
+}
+
+/** Version of our own tables in this file; 0 when they are not there. */
+export function booksVersion(db: Database): number {
+  const there = db
+    .query("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'argo_migrations'")
+    .get();
+  if (!there) return 0;
+  const row = db
+    .query<{ version: number | null }, []>("SELECT max(version) AS version FROM argo_migrations")
+    .get();
+  return row?.version ?? 0;
+}
+
+function useWal(db: Database, note: Note): void {
+  const mode = () =>
+    db.query<{ journal_mode: string }, []>("PRAGMA journal_mode").get()?.journal_mode;
+  const before = mode();
+  if (before === "wal") return;
+  db.run("PRAGMA journal_mode = WAL");
+  note("journal mode changed", { from: before, to: mode() });
+}
+
+function migrate(db: Database, note: Note): void {
+  for (;;) {
+    const done = transaction(db, () => {
+      const version = booksVersion(db);
+      if (version > migrations.length) {
+        throw new SetupError(
+          `The signal file is of a newer release (version ${version}, known ${migrations.length}).`,
+          "Run the newer release, or restore a backup made by this one.",
+        );
+      }
+      const sql = migrations[version];
+      if (sql === undefined) return true;
+      if (version === 0) {
+        db.run("CREATE TABLE argo_migrations (version INTEGER PRIMARY KEY, applied_at TEXT)");
+      }
+      db.run(sql);
+      db.query("INSERT INTO argo_migrations VALUES (?, strftime('%Y-%m-%dT%H:%M:%fZ','now'))").run(
+        version + 1,
+      );
+      note("own tables migrated", { version: version + 1 });
+      return false;
+    });
+    if (done) return;
+  }
+}
+
+function track(db: Database, note: Note): void {
+  transaction(db, () => {
+    const layout = inspect(db);
+    if (!layout || layout.tracked) return;
+    const triggers = triggersFor(layout);
+    const watched = db
+      .query<{ name: string }, []>(
+        "SELECT name FROM sqlite_master WHERE type = 'trigger' AND lower(tbl_name) = 'signals'",
+      )
+      .all();
+    for (const { name, sql } of triggers) {
+      db.run(`DROP TRIGGER IF EXISTS ${name}`);
+      db.run(sql);
+    }
+    if (triggers.every((t) => watched.some((w) => w.name === t.name))) return;
+    // Unwatched until now: these may be other rows than those that were noted.
+    for (const name of ["argo_received", "argo_supersedes", "argo_hashes"]) {
+      db.run(`DELETE FROM ${name}`);
+    }
+    db.run("UPDATE argo_head SET updates = updates + 1");
+    note("table adopted");
+  });
+}
+
+/** Each index is a transaction of its own: a build holds the engine's lock while it lasts. */
+function index(db: Database, note: Note): Layout | null {
+  for (;;) {
+    const done = transaction(db, () => {
+      const layout = inspect(db);
+      const wanted = layout && indexesFor(layout).find((i) => !layout.indexes[i.name]);
+      if (!wanted) return true;
+      const taken = new Set(
+        db
+          .query<{ name: string }, []>("SELECT name FROM sqlite_master")
+          .all()
+          .map((m) => m.name),
+      );
+      const name = wanted.names.find((n) => !taken.has(n));
+      if (!name) {
+        throw new SetupError(
+          `The index names ${wanted.names.join(" and ")} are both taken by other indexes.`,
+          "Drop one of the two, then start again.",
+        );
+      }
+      const begun = performance.now();
+      db.run(wanted.sql(name));
+      note("index built", { index: name, duration_ms: Math.round(performance.now() - begun) });
+      return false;
+    });
+    if (done) return inspect(db);
+  }
+}
+
+function transaction<T>(db: Database, work: () => T): T {
+  return db.transaction(work).immediate();
+}

@@ -1,0 +1,41 @@
+import { timingSafeEqual } from "node:crypto";
+import { AppError } from "../../errors";
+import type { Key } from "./store";
+
+const macBytes = 9;
+
+/**
+ * Cursors of lists: a place in the order, bound to the filter they were made for and signed with
+ * the file's secret, so that one that is forged, cut or used with another filter is told apart.
+ */
+export class Cursors {
+  constructor(private readonly secret: () => Uint8Array) {}
+
+  /** @returns base64url text. */
+  write(key: Key, filter: string): string {
+    const place = Buffer.from(JSON.stringify([key.timestamp, key.id]));
+    return Buffer.concat([this.#mac(place, filter), place]).toString("base64url");
+  }
+
+  /** @throws AppError 400 for what this server did not write for this filter. */
+  read(text: string, filter: string): Key {
+    const bytes = Buffer.from(text, "base64url");
+    const [mac, place] = [bytes.subarray(0, macBytes), bytes.subarray(macBytes)];
+    const ours =
+      bytes.toString("base64url") === text &&
+      mac.length === macBytes &&
+      timingSafeEqual(mac, this.#mac(place, filter));
+    if (!ours) {
+      throw new AppError("bad_request", "The request is not valid: cursor.", {
+        errors: [{ field: "cursor", detail: "is not a cursor of this list and this filter" }],
+      });
+    }
+    const [timestamp, id] = JSON.parse(place.toString()) as [Key["timestamp"], number];
+    return { timestamp, id };
+  }
+
+  #mac(place: Uint8Array, filter: string): Buffer {
+    const hasher = new Bun.CryptoHasher("sha256", this.secret());
+    return hasher.update(filter).update("\0").update(place).digest().subarray(0, macBytes);
+  }
+}

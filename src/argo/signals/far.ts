@@ -1,0 +1,118 @@
+import { AppError } from "../../errors";
+import { Thread } from "../../platform/thread";
+import type { Page, Signal, SignalReader, Tally, Walk } from "./store";
+
+/** Rows that one read may visit on the server's own thread: well under a millisecond. */
+const nearRowsMax = 500;
+/** Rows that the other thread visits before it looks at its next call. */
+const farRowsMax = 5_000;
+
+type Options = {
+  path: string;
+  /** How long one read may take in all, milliseconds. */
+  deadlineMs: number;
+  onEvent: (event: string, data: unknown) => void;
+};
+
+/**
+ * Reads that may be long: a little on the server's thread, the rest on another one, in steps, so
+ * that many share it fairly and each can be given up at its deadline.
+ */
+export class FarReader implements Disposable {
+  readonly #thread: Thread;
+  readonly #joined = new Map<string, Promise<Signal[]>>();
+
+  constructor(
+    private readonly near: SignalReader,
+    private readonly options: Options,
+  ) {
+    this.#thread = new Thread({
+      module: "argo/signals/reader.worker",
+      start: { path: options.path },
+      pendingMax: 64,
+      onEvent: options.onEvent,
+    });
+  }
+
+  /**
+   * Rows of a walk: at once where few rows are visited, else a promise.
+   * @throws AppError 503 when the deadline passes first.
+   */
+  rows(walk: Omit<Walk, "budget">): Signal[] | Promise<Signal[]> {
+    if (walk.limit + walk.skip > nearRowsMax) return this.#rest(walk, []);
+    const page = this.near.page({ ...walk, budget: nearRowsMax });
+    if (page.resume === null) return page.rows;
+    return this.#rest(
+      {
+        ...walk,
+        after: page.resume,
+        limit: walk.limit - page.rows.length,
+        skip: walk.skip - page.skipped,
+      },
+      page.rows,
+    );
+  }
+
+  /** One stretch of the export as NDJSON lines, without the last line break. */
+  slice(sinceId: number, untilId: number, limit: number): Promise<string> {
+    return this.#thread.call("slice", [sinceId, untilId, limit]);
+  }
+
+  tally(sinceId: number, untilId: number, limit: number): Promise<Tally> {
+    return this.#thread.call("tally", [sinceId, untilId, limit]);
+  }
+
+  countRows(): Promise<number> {
+    return this.#thread.call("countRows", null);
+  }
+
+  /** How many rows are dated after this text, at most `limit`. */
+  datedAfter(text: string, limit: number): Promise<number> {
+    return this.#thread.call("datedAfter", [text, limit]);
+  }
+
+  /** What SQLite's check finds; long on a large file. */
+  damage(): Promise<string[]> {
+    return this.#thread.call("damage", null);
+  }
+
+  [Symbol.dispose](): void {
+    this.#thread[Symbol.dispose]();
+  }
+
+  /** Equal walks over the same rows are one walk: a rare filter polled by many costs once. */
+  #rest(walk: Omit<Walk, "budget">, found: Signal[]): Promise<Signal[]> {
+    const key = JSON.stringify([this.near.epoch, walk]);
+    const running = this.#joined.get(key);
+    const rest = running ?? this.#walk(walk).finally(() => this.#joined.delete(key));
+    if (!running) this.#joined.set(key, rest);
+    return rest.then((rows) => (found.length === 0 ? rows : [...found, ...rows]));
+  }
+
+  async #walk(walk: Omit<Walk, "budget">): Promise<Signal[]> {
+    const until = performance.now() + this.options.deadlineMs;
+    const rows: Signal[] = [];
+    let { after, limit, skip } = walk;
+    for (;;) {
+      const page: Page = await this.#thread.call("page", {
+        ...walk,
+        after,
+        limit,
+        skip,
+        budget: Math.max(farRowsMax, limit + skip),
+      });
+      rows.push(...page.rows);
+      if (page.resume === null) return rows;
+      after = page.resume;
+      limit -= page.rows.length;
+      skip -= page.skipped;
+      if (performance.now() >= until) {
+        throw new AppError(
+          "unavailable",
+          `No answer within ${this.options.deadlineMs} ms: too few of the signals match. Narrow the filter by symbol, strategy or since.`,
+          { retryAfterSeconds: 5 },
+        );
+      }
+    }
+  }
+}

@@ -1,0 +1,210 @@
+import { AppError } from "../../errors";
+import { asciiJson } from "../../http/respond";
+import { fieldErrors, readQuery } from "../../http/validate";
+import type { FarReader } from "./far";
+import { PREMIUM_CONFIDENCE } from "./layout";
+import { latestQuery, type LatestQuery } from "./schema";
+import type { Signal, SignalReader } from "./store";
+
+/** One representation of an answer: its bytes and the headers that go with them. */
+export type Variant = {
+  body: string | Uint8Array<ArrayBuffer>;
+  etag: string;
+  headers: Headers;
+  /** Headers of a 304: no more than a cache needs (RFC 9110 §15.4.5). */
+  unmodified: Headers;
+};
+
+type Entry = { epoch: number; plain: Variant; gzip: Variant | null };
+
+/** A query that was understood once: all its spellings share it. */
+type Plan = {
+  walk: { filter: Parameters<SignalReader["page"]>[0]["filter"]; limit: number; skip: number };
+  entry: Entry | null;
+};
+
+type Options = {
+  pageSizeMax: number;
+  /** False makes every poll read the file; answers stay the same. */
+  cache: boolean;
+  entriesMax: number;
+  bytesMax: number;
+  /** Headers that every full answer carries beside its own. */
+  headers: Readonly<Record<string, string>>;
+  /** Headers that every answer, a 304 too, carries beside its own. */
+  commonHeaders: Readonly<Record<string, string>>;
+};
+
+const gzipBytesMin = 1_024;
+
+/**
+ * The answers to polls, as bytes. An answer is valid exactly as long as the reader's epoch stands,
+ * so a poll that begins after anybody's commit has returned shows that commit. The epoch is looked
+ * at once in a turn of the event loop: all requests of a turn had been sent before that look.
+ */
+export class LatestAnswers {
+  readonly #schema: ReturnType<typeof latestQuery>;
+  readonly #spellings = new Map<string, Plan>();
+  readonly #plans = new Map<string, Plan>();
+  #bytes = 0;
+  #epoch = -1;
+  #looked = false;
+  reused = 0;
+  made = 0;
+
+  constructor(
+    private readonly reader: SignalReader,
+    private readonly far: FarReader,
+    private readonly options: Options,
+  ) {
+    this.#schema = latestQuery(options.pageSizeMax);
+  }
+
+  /** Bytes held at the moment. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  get entries(): number {
+    return this.#plans.size;
+  }
+
+  /**
+   * The answer to a query string such as `?limit=10`.
+   * @throws AppError 400 that names the field, or 503.
+   */
+  answer(search: string, gzip: boolean): Variant | Promise<Variant> {
+    this.#look();
+    const plan = this.#spellings.get(search) ?? this.#understand(search);
+    const entry = plan.entry;
+    if (entry !== null && entry.epoch === this.#epoch && this.options.cache) {
+      this.reused += 1;
+      return gzip ? (entry.gzip ?? this.#compress(entry)) : entry.plain;
+    }
+    return this.#make(plan, gzip);
+  }
+
+  readonly #nextTurn = (): void => {
+    this.#looked = false;
+  };
+
+  #look(): void {
+    if (this.#looked) return;
+    this.reader.refresh();
+    this.#looked = true;
+    setImmediate(this.#nextTurn);
+    if (this.#epoch === this.reader.epoch) return;
+    this.#epoch = this.reader.epoch;
+    this.#bytes = 0;
+    for (const plan of this.#plans.values()) plan.entry = null;
+  }
+
+  #understand(search: string): Plan {
+    const query = this.#parse(search);
+    const key = JSON.stringify(query);
+    if (this.#spellings.size >= this.options.entriesMax) this.#forget();
+    const known = this.#plans.get(key);
+    const plan = known ?? { walk: walkOf(query), entry: null };
+    this.#plans.set(key, plan);
+    this.#spellings.set(search, plan);
+    return plan;
+  }
+
+  #parse(search: string): LatestQuery {
+    const parsed = this.#schema.safeParse({ ...readQuery(search) });
+    if (parsed.success) return parsed.data;
+    const errors = fieldErrors(parsed.error);
+    const names = errors.map((e) => e.field).join(", ");
+    throw new AppError("bad_request", `The request is not valid: ${names}.`, { errors });
+  }
+
+  #make(plan: Plan, gzip: boolean): Variant | Promise<Variant> {
+    this.made += 1;
+    const epoch = this.#epoch;
+    const head = this.reader.head.maxId;
+    const rows = this.far.rows({ ...plan.walk, order: "desc", after: null, received: false });
+    return rows instanceof Promise
+      ? rows.then((found) => this.#fill(plan, epoch, head, found, gzip))
+      : this.#fill(plan, epoch, head, rows, gzip);
+  }
+
+  #fill(plan: Plan, epoch: number, head: number, rows: Signal[], gzip: boolean): Variant {
+    const body = asciiJson(rows);
+    const tag = Bun.hash.xxHash3(body).toString(36) + body.length.toString(36);
+    const plain = this.#variant(body, `"${tag}"`, head, {});
+    const entry: Entry = { epoch, plain, gzip: null };
+    const variant = gzip ? this.#compress(entry) : plain;
+    if (this.options.cache && epoch === this.#epoch) this.#hold(plan, entry);
+    return variant;
+  }
+
+  #hold(plan: Plan, entry: Entry): void {
+    if (this.#bytes + entry.plain.body.length > this.options.bytesMax) {
+      for (const other of this.#plans.values()) other.entry = null;
+      this.#bytes = 0;
+    }
+    this.#bytes += entry.plain.body.length;
+    plan.entry = entry;
+  }
+
+  #compress(entry: Entry): Variant {
+    const { plain } = entry;
+    if (plain.body.length < gzipBytesMin || typeof plain.body !== "string") {
+      return (entry.gzip = plain);
+    }
+    const body = Bun.gzipSync(plain.body, { level: 6 });
+    this.#bytes += body.length;
+    const etag = `${plain.etag.slice(0, -1)}-gzip"`;
+    const head = Number(plain.headers.get("Signal-Head"));
+    return (entry.gzip = this.#variant(body, etag, head, { "Content-Encoding": "gzip" }));
+  }
+
+  #variant(
+    body: string | Uint8Array<ArrayBuffer>,
+    etag: string,
+    head: number,
+    encoding: Record<string, string>,
+  ): Variant {
+    const validators = {
+      ETag: etag,
+      "Cache-Control": "private, no-cache",
+      Vary: "Accept-Encoding, Origin",
+      "Signal-Head": String(head),
+    };
+    return {
+      body,
+      etag,
+      headers: new Headers({
+        "Content-Type": "application/json",
+        ...encoding,
+        ...validators,
+        ...this.options.headers,
+        ...this.options.commonHeaders,
+      }),
+      unmodified: new Headers({ ...validators, ...this.options.commonHeaders }),
+    };
+  }
+
+  #forget(): void {
+    this.#spellings.clear();
+    this.#plans.clear();
+    this.#bytes = 0;
+  }
+}
+
+/** True when If-None-Match names this answer in any of its encodings (RFC 9110 §13.1.2). */
+export function matches(ifNoneMatch: string, { etag }: Variant): boolean {
+  if (ifNoneMatch === etag || ifNoneMatch === "*") return true;
+  const tag = etag.replace(/(-gzip)?"$/, "");
+  return ifNoneMatch.split(",").some((item) => {
+    const given = item.trim().replace(/^W\//, "");
+    return given === `${tag}"` || given === `${tag}-gzip"`;
+  });
+}
+
+function walkOf(query: LatestQuery): Plan["walk"] {
+  const { symbol, strategy, limit, offset: skip } = query;
+  const floor = query.premium_only ? PREMIUM_CONFIDENCE : 0;
+  const minConfidence = Math.max(query.min_confidence ?? 0, floor);
+  return { filter: { symbol, strategy, minConfidence }, limit, skip };
+}

@@ -1,0 +1,138 @@
+import type { Database, Statement } from "bun:sqlite";
+import { AppError } from "../../errors";
+import type { Draft } from "./ingest";
+import { DEFAULT_STRATEGY, inspect, type Layout } from "./layout";
+import type { Accepted } from "./schema";
+
+/** A post with an Idempotency-Key: what makes it the same post again. */
+export type Idempotency = { key: string; bodySha256: string };
+
+type Row = Accepted["signals"][number];
+
+/** The writes on one connection. Every method runs inside a transaction that the caller holds. */
+export class SignalLedger {
+  readonly layout: Layout;
+  readonly #insert: Statement;
+  readonly #same: Statement;
+  readonly #setHash: Statement;
+  readonly #exists: Statement;
+  readonly #supersede: Statement;
+  readonly #superseded: Statement;
+  readonly #replay: Statement;
+  readonly #remember: Statement;
+
+  /** @throws AppError 503 when the table is not there or not ready. */
+  constructor(db: Database) {
+    const layout = inspect(db);
+    if (!layout?.tracked) {
+      throw new AppError("unavailable", "The signal table is being adopted. Try again.");
+    }
+    this.layout = layout;
+    const { has, id } = layout;
+    const kept = [
+      "symbol",
+      "action",
+      "entry_price",
+      ...(has.target ? ["target_price"] : []),
+      ...(has.stop ? ["stop_price"] : []),
+      "confidence",
+      ...(has.strategy ? ["strategy"] : []),
+      "timestamp",
+      ...(has.sha256 ? ["sha256"] : []),
+    ];
+    this.#insert = db.prepare(
+      `INSERT INTO "signals" (${kept.map((name) => `"${name}"`).join(",")}) VALUES (${kept.map((name) => `$${name}`).join(",")})`,
+    );
+    const nullable = (there: boolean, name: string) => (there ? `"${name}" IS $${name}` : "1");
+    const stored = has.sha256
+      ? '"sha256"'
+      : `(SELECT sha256 FROM argo_hashes WHERE id = "signals".${id})`;
+    const index = layout.indexes.symbol ? `INDEXED BY "${layout.indexes.symbol}"` : "";
+    this.#same = db.prepare(
+      `SELECT ${id} AS id, ${stored} AS sha256 FROM "signals" ${index}
+       WHERE "symbol" = $symbol AND ${layout.timestamp} = $timestamp AND "action" = $action
+         AND "entry_price" = $entry_price AND "confidence" = $confidence
+         AND ${nullable(has.target, "target_price")} AND ${nullable(has.stop, "stop_price")}
+         AND ${has.strategy ? `coalesce("strategy",'${DEFAULT_STRATEGY}') = $strategy` : "1"}
+       ORDER BY ${id} LIMIT 1`,
+    );
+    this.#setHash = db.prepare("INSERT OR REPLACE INTO argo_hashes (id, sha256) VALUES (?, ?)");
+    this.#exists = db.prepare(`SELECT 1 FROM "signals" WHERE ${id} = ?`);
+    this.#supersede = db.prepare("INSERT INTO argo_supersedes (id, supersedes) VALUES (?, ?)");
+    this.#superseded = db.prepare("SELECT supersedes FROM argo_supersedes WHERE id = ?");
+    this.#replay = db.prepare(
+      "SELECT body_sha256 AS bodySha256, answer FROM argo_idempotency WHERE key = ?",
+    );
+    this.#remember = db.prepare(
+      "INSERT INTO argo_idempotency (key, body_sha256, answer, created_at) VALUES (?, ?, ?, ?)",
+    );
+  }
+
+  /** The answer that this key was given before; null when it is new. @throws AppError 422. */
+  replay({ key, bodySha256 }: Idempotency): Accepted | null {
+    const row = this.#replay.get(key) as { bodySha256: string; answer: string } | null;
+    if (!row) return null;
+    if (row.bodySha256 !== bodySha256) {
+      throw new AppError(
+        "unprocessable",
+        "This Idempotency-Key was used with another body. Nothing was written.",
+        { errors: [{ field: "Idempotency-Key", detail: "was used with another body" }] },
+      );
+    }
+    return JSON.parse(row.answer) as Accepted;
+  }
+
+  remember({ key, bodySha256 }: Idempotency, answer: Accepted, nowMs: number): void {
+    this.#remember.run(key, bodySha256, JSON.stringify(answer), new Date(nowMs).toISOString());
+  }
+
+  /**
+   * Writes one signal, or finds the row that already says the same.
+   * @throws AppError 422 for a `supersedes` that names no signal, 409 for one that contradicts.
+   */
+  write(draft: Draft, index: number | null): Row {
+    const { sha256, supersedes } = draft;
+    const place = index === null ? {} : { index };
+    if (supersedes !== null && !this.#exists.get(supersedes)) {
+      throw new AppError("unprocessable", "Nothing was written: supersedes not valid.", {
+        errors: [{ field: "supersedes", detail: `there is no signal ${supersedes}`, ...place }],
+      });
+    }
+    const values = bindings(this.layout, draft);
+    if (draft.dedupe) {
+      const known = this.#same.get(values) as { id: number; sha256: string | null } | null;
+      if (known) {
+        this.#mustAgree(known.id, supersedes, place);
+        return { id: known.id, sha256: known.sha256 || sha256, duplicate: true };
+      }
+    }
+    const written = this.layout.has.sha256 ? { ...values, sha256 } : values;
+    const id = Number(this.#insert.run(written).lastInsertRowid);
+    if (!this.layout.has.sha256) this.#setHash.run(id, sha256);
+    if (supersedes !== null) this.#supersede.run(id, supersedes);
+    return { id, sha256, duplicate: false };
+  }
+
+  /** A repeated signal that names another predecessor is not the same signal. */
+  #mustAgree(id: number, supersedes: number | null, place: { index?: number }): void {
+    const row = this.#superseded.get(id) as { supersedes: number } | null;
+    const known = row?.supersedes ?? null;
+    if (supersedes === null || known === supersedes) return;
+    throw new AppError("conflict", `Signal ${id} has this content and supersedes ${known}.`, {
+      errors: [{ field: "supersedes", detail: `signal ${id} says ${known}`, ...place }],
+    });
+  }
+}
+
+function bindings({ has }: Layout, { content }: Draft): Record<string, string | number | null> {
+  return {
+    symbol: content.symbol,
+    action: content.action,
+    entry_price: content.entry_price,
+    confidence: content.confidence,
+    timestamp: content.timestamp,
+    ...(has.target && { target_price: content.target_price ?? null }),
+    ...(has.stop && { stop_price: content.stop_price ?? null }),
+    ...(has.strategy && { strategy: content.strategy }),
+  };
+}

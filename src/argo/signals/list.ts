@@ -1,0 +1,44 @@
+import { AppError } from "../../errors";
+import type { Cursors } from "./cursor";
+import type { FarReader } from "./far";
+import type { ListQuery } from "./schema";
+import type { ReceivedSignal } from "./store";
+
+export type SignalListPage = {
+  signals: ReceivedSignal[];
+  next_cursor: string | null;
+  has_more: boolean;
+};
+
+/** One page of the list. @throws AppError 400 for a bad cursor, 503 past the deadline. */
+export async function listSignals(
+  query: ListQuery,
+  far: FarReader,
+  cursors: Cursors,
+): Promise<SignalListPage> {
+  const { cursor, limit, order, min_confidence: minConfidence, ...rest } = query;
+  if (query.since !== undefined && query.until !== undefined && query.since >= query.until) {
+    throw new AppError("bad_request", "The request is not valid: until.", {
+      errors: [{ field: "until", detail: "must come after since" }],
+    });
+  }
+  const filter = { ...rest, minConfidence };
+  const bound = JSON.stringify([order, filter]);
+  const after = cursor === undefined ? null : cursors.read(cursor, bound);
+  const rows = (await far.rows({
+    filter,
+    order,
+    after,
+    limit: limit + 1,
+    skip: 0,
+    received: true,
+  })) as ReceivedSignal[];
+  const signals = rows.slice(0, limit);
+  const last = signals.at(-1);
+  const more = rows.length > limit && last !== undefined;
+  return {
+    signals,
+    next_cursor: more ? cursors.write(last, bound) : null,
+    has_more: more,
+  };
+}

@@ -1,0 +1,316 @@
+import { createRoute, OpenAPIHono, z } from "@hono/zod-openapi";
+import { bodyLimit } from "hono/body-limit";
+import type { Config } from "../../config";
+import { AppError } from "../../errors";
+import type { Admission } from "../../http/admit";
+import type { AppEnv } from "../../http/exchange";
+import { limitedProblems, problems } from "../../http/openapi";
+import { setLimitHeaders } from "../../http/limit";
+import { acceptsGzip, allowOrigin } from "../../http/policy";
+import { refuse, strictQuery } from "../../http/validate";
+import type { Metrics } from "../../platform/metrics";
+import type { Argo } from "../argo";
+import { exportSignals } from "./export";
+import { matches, type Variant } from "./latest";
+import { listSignals } from "./list";
+import {
+  Accepted,
+  ExportQuery,
+  HashParam,
+  IdParam,
+  latestQuery,
+  listQuery,
+  NoQuery,
+  ReceivedSignalOut,
+  SignalIn,
+  SignalList,
+  SignalOut,
+  SIGNALS_PER_POST_MAX,
+  Stats,
+} from "./schema";
+
+const bodyBytesMax = 1024 * 1024;
+const latestPath = "/api/signals/latest";
+
+type Deps = {
+  config: Config;
+  argo: Argo;
+  admission: Admission;
+  metrics: Metrics;
+  draining: () => boolean;
+};
+
+/** The routes of the data plane under /api. */
+export function signalRoutes({ config, argo, admission, metrics, draining }: Deps) {
+  const read = [admission.readers(), strictQuery];
+  const latestMeters = {
+    ok: metrics.requests.labels({ method: "GET", route: latestPath, status: "200" }),
+    unmodified: metrics.requests.labels({ method: "GET", route: latestPath, status: "304" }),
+    duration: metrics.requestDuration.labels({ method: "GET", route: latestPath }),
+  };
+  const app = new OpenAPIHono<AppEnv>({ defaultHook: (result) => refuse(result) });
+
+  const latest = createRoute({
+    method: "get",
+    path: latestPath,
+    tags: ["signals"],
+    summary: "The newest signals",
+    description:
+      "Never stale: a poll that begins after a commit has returned shows it. Poll with If-None-Match.",
+    request: { query: latestQuery(config.pageSizeMax) },
+    responses: {
+      200: {
+        description: "Newest first by timestamp, then id",
+        content: { "application/json": { schema: z.array(SignalOut) } },
+        headers: {
+          ETag: { schema: { type: "string" } },
+          "Signal-Head": { schema: { type: "integer" }, description: "Highest visible id" },
+        },
+      },
+      304: { description: "Nothing has changed" },
+      ...limitedProblems,
+    },
+  });
+  app.openAPIRegistry.registerPath(latest);
+
+  // One handler, no middleware, no promise: Hono then calls it directly, and all of admission,
+  // answer, headers and metrics is one synchronous stretch.
+  app.get(latestPath, (c): Response | Promise<Response> => {
+    const request = c.req.raw;
+    const exchange = c.env;
+    admission.reader(request, exchange);
+    const { headers, url } = request;
+    const at = url.indexOf("?");
+    const gzip = config.compression && acceptsGzip(headers.get("accept-encoding"));
+    const answer = argo.answers.answer(at < 0 ? "" : url.slice(at), gzip);
+    return answer instanceof Promise ? answer.then(send) : send(answer);
+
+    function send(variant: Variant): Response {
+      const ifNoneMatch = headers.get("if-none-match");
+      const unmodified = ifNoneMatch !== null && matches(ifNoneMatch, variant);
+      let own = unmodified ? variant.unmodified : variant.headers;
+      const origin = headers.get("origin");
+      if (origin !== null || draining()) {
+        own = new Headers(own);
+        allowOrigin(config, origin, own);
+        if (draining()) own.set("Connection", "close");
+      }
+      // The prebuilt headers are shared: what differs is overwritten by each request, and copied
+      // into its Response before the next one runs.
+      own.set("X-Request-Id", exchange.requestId);
+      if (exchange.verdict) setLimitHeaders(own, exchange.verdict);
+      const response = unmodified
+        ? new Response(null, { status: 304, headers: own })
+        : new Response(variant.body, { headers: own });
+      exchange.dressed = true;
+      (unmodified ? latestMeters.unmodified : latestMeters.ok).inc();
+      latestMeters.duration.observe((performance.now() - exchange.startedAt) / 1000);
+      return response;
+    }
+  });
+
+  const list = createRoute({
+    method: "get",
+    path: "/api/signals",
+    tags: ["signals"],
+    summary: "Signals page by page",
+    middleware: read,
+    request: { query: listQuery(config.pageSizeMax) },
+    responses: {
+      200: {
+        description: "A page; pass next_cursor to get the next",
+        content: { "application/json": { schema: SignalList } },
+      },
+      ...limitedProblems,
+    },
+  });
+  app.openapi(list, async (c) =>
+    c.json(await listSignals(c.req.valid("query"), argo.far, argo.cursors), 200),
+  );
+
+  const exported = createRoute({
+    method: "get",
+    path: "/api/signals/export",
+    tags: ["signals"],
+    summary: "All signals after an id, as NDJSON by ascending id",
+    middleware: read,
+    request: { query: ExportQuery },
+    responses: {
+      200: {
+        description: "One signal a line, up to the highest id at the start",
+        content: { "application/x-ndjson": { schema: ReceivedSignalOut } },
+      },
+      ...limitedProblems,
+    },
+  });
+  app.openapi(exported, (c) => {
+    argo.reader.refresh();
+    const head = argo.reader.head.maxId;
+    c.env.streamed = true;
+    const body = exportSignals(argo.far, c.req.valid("query").since_id, head);
+    return c.body(body, 200, {
+      "Content-Type": "application/x-ndjson",
+      "Signal-Head": String(head),
+    }) as never;
+  });
+
+  const byHash = createRoute({
+    method: "get",
+    path: "/api/signals/hash/{sha256}",
+    tags: ["signals"],
+    summary: "One signal by its hash",
+    middleware: read,
+    request: { params: HashParam, query: NoQuery },
+    responses: {
+      200: {
+        description: "The newest signal with this hash",
+        content: { "application/json": { schema: ReceivedSignalOut } },
+      },
+      ...limitedProblems,
+      ...problems(404),
+    },
+  });
+  app.openapi(byHash, (c) => {
+    const { sha256 } = c.req.valid("param");
+    return c.json(found(argo.reader.byHash(sha256), `No signal has the hash ${sha256}.`), 200);
+  });
+
+  const byId = createRoute({
+    method: "get",
+    path: "/api/signals/{id}",
+    tags: ["signals"],
+    summary: "One signal by its id",
+    middleware: read,
+    request: { params: IdParam, query: NoQuery },
+    responses: {
+      200: {
+        description: "The signal",
+        content: { "application/json": { schema: ReceivedSignalOut } },
+      },
+      ...limitedProblems,
+      ...problems(404),
+    },
+  });
+  app.openapi(byId, (c) => {
+    const { id } = c.req.valid("param");
+    return c.json(found(argo.reader.byId(id), `There is no signal ${id}.`), 200);
+  });
+
+  const stats = createRoute({
+    method: "get",
+    path: "/api/stats",
+    tags: ["signals"],
+    summary: "Signals counted by symbol, strategy, action and day",
+    middleware: read,
+    request: { query: NoQuery },
+    responses: {
+      200: { description: "Counts", content: { "application/json": { schema: Stats } } },
+      ...limitedProblems,
+    },
+  });
+  app.openapi(stats, async (c) => c.json(await argo.stats.current(), 200));
+
+  const post = createRoute({
+    method: "post",
+    path: "/api/signals",
+    tags: ["signals"],
+    summary: "Write one signal, or up to 1,000",
+    description:
+      "All or nothing; answered after the commit is durable. The same content again is the same row. " +
+      "A post without a timestamp is deduped by Idempotency-Key alone, for 24 hours.",
+    security: [{ bearer: [] }],
+    request: {
+      query: NoQuery,
+      headers: z.object({ "Idempotency-Key": z.string().min(1).max(255).optional() }),
+      body: {
+        required: true,
+        content: {
+          "application/json": {
+            schema: z.union([SignalIn, z.array(SignalIn).min(1).max(SIGNALS_PER_POST_MAX)]),
+          },
+        },
+      },
+    },
+    responses: {
+      201: {
+        description: "Durable",
+        content: { "application/json": { schema: Accepted } },
+      },
+      ...problems(400, 401, 403, 409, 413, 415, 422, 503),
+    },
+  });
+  app.openAPIRegistry.registerPath(post);
+
+  // The body goes to the writer's thread as it came and is checked there, by the same schema: a
+  // thousand rows would otherwise hold up every poll behind them.
+  app.post(
+    "/api/signals",
+    async function writers(c, next) {
+      admission.writer(c.req.raw, c.env);
+      await next();
+    },
+    strictQuery,
+    bodyLimit({
+      maxSize: bodyBytesMax,
+      onError: () => {
+        throw new AppError("payload_too_large", "The body is larger than 1 MiB.");
+      },
+    }),
+    async (c) => {
+      mustBeJson(c.req.header("content-type"));
+      const unknown = Object.keys(c.req.query());
+      if (unknown.length > 0) {
+        throw new AppError("bad_request", `The request is not valid: ${unknown.join(", ")}.`, {
+          errors: unknown.map((field) => ({ field, detail: "unknown field" })),
+        });
+      }
+      const body = utf8(await c.req.arrayBuffer());
+      const idempotency = idempotencyOf(
+        c.req.header("idempotency-key"),
+        c.env.principalId ?? "",
+        body,
+      );
+      const { answer, replayed } = await argo.writer.submit({ body, idempotency });
+      for (const { duplicate } of answer.signals) {
+        metrics.ingested.inc({ outcome: duplicate || replayed ? "duplicate" : "written" });
+      }
+      if (replayed) c.header("Idempotency-Replayed", "true");
+      return c.json(answer, 201);
+    },
+  );
+
+  return app;
+}
+
+function found<T>(value: T | null, detail: string): T {
+  if (value === null) throw new AppError("not_found", detail);
+  return value;
+}
+
+function mustBeJson(contentType: string | undefined): void {
+  if (/^application\/json\s*(;\s*charset="?utf-8"?\s*)?$/i.test(contentType ?? "")) return;
+  throw new AppError("unsupported_media_type", "The body must be application/json in UTF-8.", {
+    headers: { Accept: "application/json" },
+  });
+}
+
+/** @throws AppError 400: what is not UTF-8 must not be stored as something else. */
+function utf8(bytes: ArrayBuffer): string {
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch (cause) {
+    throw new AppError("bad_request", "The body is not valid UTF-8.", { cause });
+  }
+}
+
+/** Keys are apart for each producer, and kept as hashes. */
+function idempotencyOf(key: string | undefined, producer: string, body: string) {
+  if (key === undefined) return null;
+  if (!/^[\x21-\x7e]{1,255}$/.test(key)) {
+    throw new AppError("bad_request", "The request is not valid: Idempotency-Key.", {
+      errors: [{ field: "Idempotency-Key", detail: "must be 1 to 255 visible characters" }],
+    });
+  }
+  const hash = (text: string) => new Bun.CryptoHasher("sha256").update(text).digest("hex");
+  return { key: hash(`${producer}\n${key}`), bodySha256: hash(body) };
+}

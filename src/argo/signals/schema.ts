@@ -1,0 +1,166 @@
+import { z } from "@hono/zod-openapi";
+
+export const ACTIONS = ["BUY", "SELL", "HOLD"] as const;
+export const SIGNALS_PER_POST_MAX = 1_000;
+/** Seconds that a producer's clock may run ahead. */
+export const TIMESTAMP_AHEAD_SECONDS_MAX = 300;
+
+/** Printable text without lone surrogates: what a symbol or strategy may be. */
+const label = (name: string) =>
+  z
+    .string()
+    .min(1)
+    .max(64)
+    // oxlint-disable-next-line no-control-regex -- control characters are what is refused
+    .refine((text) => text.isWellFormed() && !/[\u0000-\u001f\u007f]/.test(text), {
+      message: "must be printable text",
+    })
+    .openapi({ description: name, example: name === "Symbol" ? "SPX" : "weighted_consensus" });
+
+const price = z.number().positive().max(1e12);
+
+export const SignalIn = z
+  .strictObject({
+    symbol: label("Symbol"),
+    action: z.enum(ACTIONS),
+    confidence: z.number().min(0).max(100),
+    entry_price: price,
+    stop_price: price.nullish(),
+    target_price: price.nullish(),
+    timestamp: z.string().max(40).optional().openapi({
+      description:
+        "RFC 3339 in UTC, given back as written; the server's time where it is absent. At most 300 s ahead.",
+      example: "2026-01-05T21:00:00+00:00",
+    }),
+    strategy: label("Strategy").optional(),
+    sha256: z.string().max(64).optional().openapi({
+      description: "The canonical hash, to have it checked.",
+    }),
+    supersedes: z.int().positive().optional().openapi({
+      description: "Id of the signal that this one corrects.",
+    }),
+  })
+  .openapi("SignalIn");
+export type SignalIn = z.infer<typeof SignalIn>;
+
+const nullableNumber = z.number().nullable();
+const signalShape = {
+  id: z
+    .int()
+    .openapi({ example: 3489, description: "Strictly increasing: the delivery sequence." }),
+  symbol: z.string().openapi({ example: "SPX" }),
+  action: z.string().openapi({ example: "SELL" }),
+  confidence: nullableNumber.openapi({ example: 99.9, description: "0 to 100; premium from 95." }),
+  price: nullableNumber.openapi({ example: 2874.5601, description: "Repeats entry_price." }),
+  entry_price: nullableNumber.openapi({ example: 2874.5601 }),
+  stop_loss: nullableNumber.openapi({ example: 2960.7969 }),
+  take_profit: nullableNumber.openapi({ example: 2730.8321, description: "Repeats target_price." }),
+  target_price: nullableNumber.openapi({ example: 2730.8321 }),
+  timestamp: z.string().nullable().openapi({ example: "2020-04-17T21:00:00+00:00" }),
+  strategy: z.string().openapi({ example: "weighted_consensus" }),
+  sha256: z.string().openapi({ description: "Lower-case hex, or empty." }),
+  supersedes: z.int().nullable().openapi({ description: "The signal that this one corrects." }),
+};
+export const SignalOut = z.object(signalShape).openapi("Signal");
+export const ReceivedSignalOut = z
+  .object({ ...signalShape, received_at: z.string().nullable() })
+  .openapi("ReceivedSignal");
+
+/** A boolean as queries write it. */
+const word = z
+  .string()
+  .regex(/^(true|false|1|0|yes|no|on|off)$/i, "must be true or false")
+  .transform((text) => /^(true|1|yes|on)$/i.test(text))
+  .openapi({ type: "boolean" });
+
+const whole = (min: number, max: number) =>
+  z
+    .string()
+    .regex(/^\d{1,16}$/, "must be a whole number")
+    .transform(Number)
+    .pipe(z.int().min(min, `must be ${min} to ${max}`).max(max, `must be ${min} to ${max}`))
+    .openapi({ type: "integer", minimum: min, maximum: max });
+
+const confidence = z
+  .string()
+  .regex(/^\d{1,3}(\.\d{1,12})?$/, "must be a number from 0 to 100")
+  .transform(Number)
+  .pipe(z.number().min(0).max(100, "must be a number from 0 to 100"))
+  .openapi({ type: "number", minimum: 0, maximum: 100 });
+
+const bound = z
+  .string()
+  .min(1)
+  .max(64)
+  // In a query "+" is a space: "…T00:00:00 00:00" would be compared as something nobody wrote.
+  .refine((text) => !/ \d\d:\d\d$/.test(text) || !text.includes("T"), 'write "+" as %2B')
+  .openapi({ example: "2020-01-01" });
+
+const LatestFilters = {
+  symbol: label("Symbol").optional(),
+  strategy: label("Strategy").optional(),
+  min_confidence: confidence.optional(),
+};
+
+export const latestQuery = (pageSizeMax: number) =>
+  z.strictObject({
+    limit: whole(1, pageSizeMax).default(Math.min(10, pageSizeMax)),
+    offset: whole(0, 10_000).default(0).openapi({ deprecated: true }),
+    premium_only: word.default(false),
+    ...LatestFilters,
+  });
+export type LatestQuery = z.infer<ReturnType<typeof latestQuery>>;
+
+export const listQuery = (pageSizeMax: number) =>
+  z.strictObject({
+    cursor: z.string().min(1).max(400).optional(),
+    limit: whole(1, pageSizeMax).default(Math.min(20, pageSizeMax)),
+    ...LatestFilters,
+    action: z.enum(ACTIONS).optional(),
+    since: bound.optional().openapi({ description: "Inclusive, compared by bytes." }),
+    until: bound.optional().openapi({ description: "Exclusive, compared by bytes." }),
+    order: z.enum(["desc", "asc"]).default("desc"),
+  });
+export type ListQuery = z.infer<ReturnType<typeof listQuery>>;
+
+const idText = (min: number) =>
+  z
+    .string()
+    .regex(/^\d{1,16}$/, "must be a whole number")
+    .transform(Number)
+    .pipe(z.int().min(min))
+    .openapi({ type: "integer", minimum: min });
+
+export const IdParam = z.object({ id: idText(1) });
+export const HashParam = z.object({
+  sha256: z.string().regex(/^[0-9a-f]{64}$/, "must be 64 lower-case hex digits"),
+});
+export const ExportQuery = z.strictObject({ since_id: idText(0).default(0) });
+export const NoQuery = z.strictObject({});
+
+export const SignalList = z
+  .object({
+    signals: z.array(ReceivedSignalOut),
+    next_cursor: z.string().nullable(),
+    has_more: z.boolean(),
+  })
+  .openapi("SignalList");
+
+export const Accepted = z
+  .object({
+    signals: z.array(z.object({ id: z.int(), sha256: z.string(), duplicate: z.boolean() })),
+  })
+  .openapi("Accepted");
+export type Accepted = z.infer<typeof Accepted>;
+
+const counts = z.record(z.string(), z.int());
+export const Stats = z
+  .object({
+    total: z.int(),
+    by_symbol: counts,
+    by_strategy: counts,
+    by_action: counts,
+    by_day: counts,
+  })
+  .openapi("Stats");
+export type Stats = z.infer<typeof Stats>;

@@ -1,0 +1,110 @@
+import type { FarReader } from "./far";
+import type { Stats } from "./schema";
+import type { Head, SignalReader, Tally } from "./store";
+
+const rowsPerStretch = 20_000;
+/** Distinct values counted by name in each dimension; what comes after is counted as "(other)". */
+const namesMax = 10_000;
+const otherName = "(other)";
+
+type Counted = Pick<Head, "inserts" | "updates" | "deletes" | "maxId">;
+
+/**
+ * Counts by symbol, strategy, action and day. New rows are added to what is known; anything but
+ * new rows (an update, a delete, a row replaced) is found by the change counters and makes the
+ * counting start anew. All of it runs on another thread.
+ */
+export class SignalStats {
+  #counts = empty();
+  #counted: Counted | null = null;
+  #running: Promise<Stats> | null = null;
+
+  constructor(
+    private readonly reader: SignalReader,
+    private readonly far: FarReader,
+  ) {}
+
+  /** The counts as of now. Concurrent calls share one counting. */
+  current(): Promise<Stats> {
+    return (this.#running ??= this.#bringUpToDate().finally(() => {
+      this.#running = null;
+    }));
+  }
+
+  async #bringUpToDate(): Promise<Stats> {
+    this.reader.refresh();
+    const head = { ...this.reader.head };
+    if (this.#counted && (await this.#extend(this.#counted, head))) return shown(this.#counts);
+    this.#counted = null;
+    this.#counts = empty();
+    await this.#add(this.#counts, 0, head.maxId);
+    this.#counted = head;
+    return shown(this.#counts);
+  }
+
+  /** Adds the rows since `was`; false when something else than new rows has happened. */
+  async #extend(was: Counted, head: Counted): Promise<boolean> {
+    if (!this.reader.layout?.tracked) return false;
+    if (head.updates !== was.updates || head.deletes !== was.deletes) return false;
+    if (head.inserts === was.inserts) return head.maxId === was.maxId;
+    const counts = structuredClone(this.#counts);
+    const added = await this.#add(counts, was.maxId, head.maxId);
+    // A row that took the place of an older one by its id or by a unique index counts as one
+    // insert without one row more.
+    if (added !== head.inserts - was.inserts) return false;
+    if (this.reader.layout.unique && (await this.far.countRows()) !== counts.total) return false;
+    this.#counts = counts;
+    this.#counted = head;
+    return true;
+  }
+
+  async #add(counts: Counts, sinceId: number, untilId: number): Promise<number> {
+    let added = 0;
+    for (let id = sinceId; id < untilId;) {
+      const tally = await this.far.tally(id, untilId, rowsPerStretch);
+      addTally(counts, tally);
+      added += tally.rows;
+      id = tally.lastId;
+    }
+    return added;
+  }
+}
+
+type Counts = {
+  total: number;
+  symbols: Map<string, number>;
+  strategies: Map<string, number>;
+  actions: Map<string, number>;
+  days: Map<string, number>;
+};
+
+const empty = (): Counts => ({
+  total: 0,
+  symbols: new Map(),
+  strategies: new Map(),
+  actions: new Map(),
+  days: new Map(),
+});
+
+function addTally(counts: Counts, tally: Tally): void {
+  counts.total += tally.rows;
+  for (const { symbol, strategy, action, day, rows } of tally.groups) {
+    add(counts.symbols, symbol, rows);
+    add(counts.strategies, strategy, rows);
+    add(counts.actions, action, rows);
+    add(counts.days, day, rows);
+  }
+}
+
+function add(counts: Map<string, number>, name: string, rows: number): void {
+  const key = counts.has(name) || counts.size < namesMax ? name : otherName;
+  counts.set(key, (counts.get(key) ?? 0) + rows);
+}
+
+const shown = (counts: Counts): Stats => ({
+  total: counts.total,
+  by_symbol: Object.fromEntries(counts.symbols),
+  by_strategy: Object.fromEntries(counts.strategies),
+  by_action: Object.fromEntries(counts.actions),
+  by_day: Object.fromEntries(counts.days),
+});

@@ -1,0 +1,160 @@
+import { AppError } from "../../errors";
+import type { Metrics } from "../../platform/metrics";
+import type { Synchronous } from "../../platform/sqlite";
+import { Thread } from "../../platform/thread";
+import type { Accepted } from "./schema";
+import type { GroupOutcome, Outcome, Post, Start } from "./writer.worker";
+
+type Options = {
+  path: string;
+  synchronous: Synchronous;
+  now: () => number;
+  metrics: Metrics;
+  onEvent: (event: string, data: unknown) => void;
+};
+type Waiting = { post: Post; settle: (outcome: Outcome) => void; fail: (error: unknown) => void };
+
+/** Posts that may wait for the writer; the next one is told to come back. */
+const waitingMax = 2_000;
+const waitingBytesMax = 64 * 1024 * 1024;
+const groupBytesMax = 4 * 1024 * 1024;
+const checkpointMs = 200;
+const forgetEveryMs = 60_000;
+
+/**
+ * The one writer of this process, in a thread of its own. Posts that arrive while a commit runs
+ * share the next one: many producers, one fsync.
+ */
+export class SignalWriter implements AsyncDisposable {
+  readonly #thread: Thread;
+  readonly #options: Options;
+  readonly #waiting: Waiting[] = [];
+  readonly #inFlight = new Set<string>();
+  #waitingBytes = 0;
+  #running: Promise<void> | null = null;
+  #stopping = false;
+  #forgetTimer: Timer;
+
+  constructor(options: Options) {
+    const { path, synchronous } = options;
+    this.#options = options;
+    this.#thread = new Thread({
+      module: "argo/signals/writer.worker",
+      start: { path, synchronous, checkpointMs } satisfies Start,
+      pendingMax: 64,
+      onEvent: options.onEvent,
+    });
+    this.#forgetTimer = setInterval(() => {
+      // Failing costs nothing: the keys are forgotten a minute later.
+      this.#thread.call("forget", { nowMs: options.now() }).catch((error: unknown) => {
+        options.onEvent("note", {
+          message: "idempotency keys kept",
+          data: { error: String(error) },
+        });
+      });
+    }, forgetEveryMs);
+    this.#forgetTimer.unref();
+  }
+
+  get waiting(): number {
+    return this.#waiting.length;
+  }
+
+  /** Makes the file ready; false while it has no table of signals. @throws AppError 503. */
+  adopt(create: boolean): Promise<boolean> {
+    return this.#thread.call("adopt", { create });
+  }
+
+  /** Stops all writing: the file was found damaged. */
+  async refuse(reason: string): Promise<void> {
+    await this.#thread.call("refuse", { reason });
+  }
+
+  /**
+   * Writes one post. Resolves once it is durable.
+   * @throws AppError 4xx for this post's own faults, 503 when it cannot be written now.
+   */
+  async submit(post: Post): Promise<{ answer: Accepted; replayed: boolean }> {
+    const key = post.idempotency?.key;
+    if (this.#stopping) throw new AppError("unavailable", "The server is stopping.");
+    const bytes = post.body.length;
+    if (this.#waiting.length >= waitingMax || this.#waitingBytes + bytes > waitingBytesMax) {
+      throw new AppError("unavailable", "Too many posts are waiting to be written. Try again.");
+    }
+    if (key !== undefined && this.#inFlight.has(key)) {
+      throw new AppError("conflict", "A post with this Idempotency-Key is being written.", {
+        retryAfterSeconds: 1,
+      });
+    }
+    if (key !== undefined) this.#inFlight.add(key);
+    this.#waitingBytes += bytes;
+    try {
+      const outcome = await new Promise<Outcome>((settle, fail) => {
+        this.#waiting.push({ post, settle, fail });
+        this.#running ??= this.#drain();
+      });
+      if ("error" in outcome) {
+        const { code, detail, errors, retryAfterSeconds } = outcome.error;
+        throw new AppError(code, detail, {
+          ...(errors && { errors }),
+          ...(retryAfterSeconds !== undefined && { retryAfterSeconds }),
+        });
+      }
+      return outcome;
+    } finally {
+      this.#waitingBytes -= bytes;
+      if (key !== undefined) this.#inFlight.delete(key);
+    }
+  }
+
+  /** Commits what waits, then lets the file go. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#stopping = true;
+    clearInterval(this.#forgetTimer);
+    await this.#running;
+    try {
+      await this.#thread.call("close", null);
+    } finally {
+      this.#thread[Symbol.dispose]();
+    }
+  }
+
+  /** One group after another until nothing waits. */
+  async #drain(): Promise<void> {
+    // The posts of one turn of the event loop share the first commit.
+    await new Promise((resolve) => setImmediate(resolve));
+    while (this.#waiting.length > 0) await this.#commit(this.#nextGroup());
+    this.#running = null;
+  }
+
+  #nextGroup(): Waiting[] {
+    let bytes = 0;
+    let size = 0;
+    for (const { post } of this.#waiting) {
+      bytes += post.body.length;
+      if (size > 0 && bytes > groupBytesMax) break;
+      size += 1;
+    }
+    return this.#waiting.splice(0, size);
+  }
+
+  async #commit(group: Waiting[]): Promise<void> {
+    const { metrics, now } = this.#options;
+    try {
+      const posts = group.map((waiting) => waiting.post);
+      const { outcomes, durationMs } = await this.#thread.call<GroupOutcome>("commit", {
+        posts,
+        nowMs: now(),
+      });
+      metrics.commits.inc();
+      metrics.commitDuration.observe({ kind: "signals_commit" }, durationMs / 1000);
+      for (const [i, waiting] of group.entries()) {
+        const outcome = outcomes[i];
+        if (outcome) waiting.settle(outcome);
+        else waiting.fail(new AppError("internal", "Internal error"));
+      }
+    } catch (error) {
+      for (const waiting of group) waiting.fail(error);
+    }
+  }
+}

@@ -1,0 +1,211 @@
+import type { Database } from "bun:sqlite";
+import { AppError } from "../../errors";
+import {
+  isCorruption,
+  openDatabase,
+  sqliteCode,
+  type Synchronous,
+  translate,
+} from "../../platform/sqlite";
+import { emit, serveThread } from "../../platform/thread";
+import { adopt } from "./adopt";
+import { readDrafts } from "./ingest";
+import { type Idempotency, SignalLedger } from "./ledger";
+import type { Accepted } from "./schema";
+
+export type Post = { body: string; idempotency: Idempotency | null };
+type Refusal = {
+  error: {
+    code: AppError["code"];
+    detail: string;
+    errors: AppError["errors"];
+    retryAfterSeconds: number | undefined;
+  };
+};
+export type Outcome = { answer: Accepted; replayed: boolean } | Refusal;
+export type Start = { path: string; synchronous: Synchronous; checkpointMs: number };
+/** What a group of posts came to; `durationMs` is that of its one commit. */
+export type GroupOutcome = { outcomes: Outcome[]; durationMs: number };
+
+const idempotencyHours = 24;
+const forgottenPerRun = 500;
+
+serveThread(({ path, synchronous, checkpointMs }: Start) => {
+  let db: Database | undefined;
+  let ledger: SignalLedger | undefined;
+  /** Set once the file is known to be damaged: nothing is written any more. */
+  let damage: string | null = null;
+  let dirty = false;
+  let seenVersion = -1;
+  let seenSchema = -1;
+
+  const open = (): Database => (db ??= openDatabase(path, "writer", synchronous));
+  const note = (message: string, data?: Record<string, unknown>) => emit("note", { message, data });
+
+  /** Checkpoints between commits keep the log short, so that the engine seldom has to take one. */
+  function checkpoint(): void {
+    if (!db || damage !== null) return;
+    try {
+      const version = db.query<{ data_version: number }, []>("PRAGMA data_version").get();
+      if (!dirty && version?.data_version === seenVersion) return;
+      seenVersion = version?.data_version ?? -1;
+      dirty = false;
+      db.run("PRAGMA wal_checkpoint(PASSIVE)");
+    } catch (error) {
+      // Busy is normal: somebody else checkpoints. The next round tries again.
+      if (sqliteCode(error) !== "SQLITE_BUSY") note("checkpoint failed", { error: String(error) });
+    }
+  }
+  setInterval(checkpoint, checkpointMs);
+
+  function fail(error: unknown): never {
+    // A table made anew or a lock lost: look again at the next call.
+    ledger = undefined;
+    if (isCorruption(error)) damage = String(error);
+    throw translate(error);
+  }
+
+  function mustBeSound(): void {
+    if (damage === null) return;
+    throw new AppError(
+      "unavailable",
+      "The signal file is damaged: nothing is written. Stop the server and run `argo-alpine restore BACKUP`.",
+      { retryAfterSeconds: 300, cause: damage },
+    );
+  }
+
+  function ledgerOf(handle: Database): SignalLedger {
+    const version = schemaVersion(handle);
+    if (!ledger || version !== seenSchema) ledger = new SignalLedger(handle);
+    seenSchema = version;
+    return ledger;
+  }
+
+  function transaction<T>(handle: Database, work: () => T): T {
+    handle.run("BEGIN IMMEDIATE");
+    try {
+      // Nobody can change the table any more: was it changed since the posts were read for it?
+      if (schemaVersion(handle) !== seenSchema) {
+        throw new AppError("unavailable", "The signal table has just been changed. Try again.");
+      }
+      const result = work();
+      handle.run("COMMIT");
+      dirty = true;
+      return result;
+    } catch (error) {
+      if (handle.inTransaction) handle.run("ROLLBACK");
+      throw error;
+    }
+  }
+
+  return {
+    /** Adopts the file. Blocks this thread alone. */
+    adopt: ({ create }: { create: boolean }) => {
+      mustBeSound();
+      ledger = undefined;
+      try {
+        return adopt(open(), note, create) !== null;
+      } catch (error) {
+        return fail(error);
+      }
+    },
+
+    /** Commits a group of posts in one transaction: all are durable when this returns. */
+    commit: ({ posts, nowMs }: { posts: Post[]; nowMs: number }): GroupOutcome => {
+      mustBeSound();
+      const begun = performance.now();
+      try {
+        const handle = open();
+        const writer = ledgerOf(handle);
+        const read = posts.map((p) => attempt(() => readDrafts(p.body, nowMs, writer.layout)));
+        const outcomes = read.some((r) => "value" in r)
+          ? transaction(handle, () =>
+              posts.map((post, i) => {
+                const drafts = read[i];
+                if (!drafts) throw new Error("a post without its reading");
+                return "error" in drafts
+                  ? drafts
+                  : attemptWrite(handle, writer, post, drafts.value, nowMs);
+              }),
+            )
+          : (read as Outcome[]);
+        return { outcomes, durationMs: performance.now() - begun };
+      } catch (error) {
+        return fail(error);
+      }
+    },
+
+    /** Forgets idempotency keys that are past their time, a few at a time. */
+    forget: ({ nowMs }: { nowMs: number }) => {
+      mustBeSound();
+      try {
+        const before = new Date(nowMs - idempotencyHours * 3_600_000).toISOString();
+        return open()
+          .query(
+            "DELETE FROM argo_idempotency WHERE key IN (SELECT key FROM argo_idempotency WHERE created_at < ? LIMIT ?)",
+          )
+          .run(before, forgottenPerRun).changes;
+      } catch (error) {
+        return fail(error);
+      }
+    },
+
+    refuse: ({ reason }: { reason: string }) => {
+      damage = reason;
+    },
+
+    close: () => {
+      checkpoint();
+      ledger = undefined;
+      db?.close();
+      db = undefined;
+    },
+  };
+});
+
+const schemaVersion = (db: Database): number =>
+  db.query<{ schema_version: number }, []>("PRAGMA schema_version").get()?.schema_version ?? -1;
+
+/** One post of a group: its faults undo its own writes and nobody else's. */
+function attemptWrite(
+  db: Database,
+  ledger: SignalLedger,
+  { body, idempotency }: Post,
+  drafts: ReturnType<typeof readDrafts>,
+  nowMs: number,
+): Outcome {
+  db.run("SAVEPOINT post");
+  const done = attempt(() => {
+    const before = idempotency && ledger.replay(idempotency);
+    if (before) return { answer: before, replayed: true };
+    const batch = body.trimStart().startsWith("[");
+    const signals = drafts.map((draft, i) => ledger.write(draft, batch ? i : null));
+    const answer = { signals };
+    if (idempotency) ledger.remember(idempotency, answer, nowMs);
+    return { answer, replayed: false };
+  });
+  if ("error" in done) db.run("ROLLBACK TO post");
+  db.run("RELEASE post");
+  return "error" in done ? done : done.value;
+}
+
+/** Runs `work`; what is this post's own fault becomes its outcome, what concerns all is thrown. */
+function attempt<T>(work: () => T): { value: T } | Refusal {
+  try {
+    return { value: work() };
+  } catch (error) {
+    const own = sqliteCode(error) === "SQLITE_CONSTRAINT" ? constraint(error) : error;
+    if (!(own instanceof AppError)) throw error;
+    const { code, detail, errors, retryAfterSeconds } = own;
+    return { error: { code, detail, errors, retryAfterSeconds } };
+  }
+}
+
+/** A rule of the adopted table that this server does not know of. */
+function constraint(error: unknown): AppError {
+  return new AppError(
+    "conflict",
+    `The signal table refused the row: ${error instanceof Error ? error.message : "constraint"}.`,
+    { cause: error },
+  );
+}

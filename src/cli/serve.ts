@@ -1,0 +1,102 @@
+import type { Server } from "bun";
+import { createApp } from "../app";
+import { type Config, isLoopback } from "../config";
+import { type Deps, openDeps, type Overrides } from "../deps";
+import { SetupError } from "../errors";
+import { version } from "../version";
+
+const drainMs = 10_000;
+
+export type Running = AsyncDisposable & { url: string; deps: Deps };
+
+/**
+ * Opens everything and listens.
+ * @throws SetupError when the port is taken or the signal file cannot be served.
+ */
+export async function start(config: Config, overrides: Overrides = {}): Promise<Running> {
+  await mustBeFree(config);
+  const deps = await openDeps(config, overrides);
+  const { log, state } = deps;
+  let server: Server<unknown>;
+  try {
+    server = listen(config, deps);
+  } catch (error) {
+    await deps[Symbol.asyncDispose]();
+    throw error;
+  }
+  state.started = true;
+  const url = `http://${config.host.includes(":") ? `[${config.host}]` : config.host}:${server.port}`;
+  if (!config.accessImplied && config.access === "open" && !isLoopback(config.host)) {
+    log.warn("SIGNALS_ACCESS=open: everybody who reaches this server reads every signal");
+  }
+  log.info({ url, version, role: config.role, signals: config.signalsDb }, "listening");
+  return {
+    url,
+    deps,
+    [Symbol.asyncDispose]: async () => {
+      state.draining = true;
+      // Load balancers see /readyz; clients that come on are answered and told to close.
+      await Bun.sleep(config.shutdownDelaySeconds * 1000);
+      const stopped = server.stop();
+      await Promise.race([stopped, Bun.sleep(drainMs)]);
+      await server.stop(true);
+      await deps[Symbol.asyncDispose]();
+      log.info("stopped");
+    },
+  };
+}
+
+/** Runs until SIGTERM or SIGINT, then drains. */
+export async function serve(config: Config): Promise<void> {
+  const running = await start(config);
+  await untilSignal();
+  running.deps.log.info("draining");
+  await running[Symbol.asyncDispose]();
+}
+
+export function untilSignal(): Promise<void> {
+  return new Promise((resolve) => {
+    process.once("SIGTERM", () => resolve());
+    process.once("SIGINT", () => resolve());
+  });
+}
+
+function listen(config: Config, deps: Deps): Server<unknown> {
+  const app = createApp(deps);
+  try {
+    return Bun.serve({
+      hostname: config.host,
+      port: config.port,
+      fetch: (request, server) => app.fetch(request, server),
+      // Above our own limit, so that it is our middleware that answers, as a problem document.
+      maxRequestBodySize: 8 * 1024 * 1024,
+      idleTimeout: 10,
+      development: false,
+      error: (error) => {
+        deps.log.error({ err: error }, "request failed outside the application");
+        return new Response(null, { status: 500 });
+      },
+    });
+  } catch (cause) {
+    throw portTaken(config, cause);
+  }
+}
+
+/** Before anything is opened or written: a second server on one port must leave no trace. */
+async function mustBeFree({ host, port }: Config): Promise<void> {
+  if (port === 0) return;
+  try {
+    const probe = Bun.listen({ hostname: host, port, socket: { data() {} } });
+    probe.stop(true);
+  } catch (cause) {
+    throw portTaken({ host, port }, cause);
+  }
+}
+
+function portTaken({ host, port }: Pick<Config, "host" | "port">, cause: unknown): SetupError {
+  return new SetupError(
+    `Cannot listen on ${host}:${port}.`,
+    "Stop what uses the port, or choose another with PORT or --port.",
+    { cause },
+  );
+}

@@ -1,0 +1,158 @@
+import { readFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { z } from "zod";
+import { SetupError } from "./errors";
+
+const booleanWords: Record<string, boolean> = {
+  true: true,
+  "1": true,
+  yes: true,
+  on: true,
+  false: false,
+  "0": false,
+  no: false,
+  off: false,
+};
+
+const flag = z.string().transform((word, context) => {
+  const value = booleanWords[word.toLowerCase()];
+  if (value === undefined) context.addIssue("must be true or false");
+  return value ?? false;
+});
+const count = (min: number, max: number) =>
+  z
+    .string()
+    .regex(/^\d+$/, "must be a whole number")
+    .transform(Number)
+    .pipe(z.number().min(min).max(max));
+const list = z.string().transform((text) =>
+  text
+    .split(",")
+    .map((item) => item.trim())
+    .filter((item) => item !== ""),
+);
+const tokens = list.pipe(
+  z.array(z.string().regex(/^[\x21-\x7e]{16,}$/, "each token needs 16 or more visible characters")),
+);
+const origins = list.pipe(
+  z.array(
+    z.string().refine((origin) => {
+      // "*" or a bare host would let any page in: only what URL itself calls an origin counts.
+      return URL.canParse(origin) && new URL(origin).origin === origin;
+    }, "each must be an origin such as https://app.example.com"),
+  ),
+);
+
+/** Secrets, each of which may also come as NAME_FILE. */
+const secretNames = ["ARGO_WRITE_TOKEN", "ARGO_READ_TOKEN", "METRICS_TOKEN"] as const;
+
+/** Every variable that is read, as .env.example documents it. */
+export const Variables = z.object({
+  HOST: z.string().min(1).default("127.0.0.1"),
+  PORT: z.string().default("3000").pipe(count(0, 65_535)),
+  DATA_DIR: z.string().min(1).default("./data"),
+  SIGNALS_DB: z.string().min(1).optional(),
+  SIGNALS_ACCESS: z.enum(["open", "key"]).optional(),
+  ARGO_WRITE_TOKEN: z.string().default("").pipe(tokens),
+  ARGO_READ_TOKEN: z.string().default("").pipe(tokens),
+  FRONTEND_URL: z.string().default("http://localhost:3000,http://localhost:3001").pipe(origins),
+  CORS_ORIGINS: z.string().default("").pipe(origins),
+  TRUST_PROXY: z.string().default("0").pipe(count(0, 16)),
+  RATE_LIMIT_PER_MINUTE: z.string().default("600").pipe(count(1, 1_000_000_000)),
+  MAX_PAGE_SIZE: z.string().default("500").pipe(count(1, 5_000)),
+  ENABLE_CACHE: z.string().default("true").pipe(flag),
+  ENABLE_COMPRESSION: z.string().default("true").pipe(flag),
+  SHUTDOWN_DELAY_SECONDS: z.string().default("1").pipe(count(0, 300)),
+  LOG_LEVEL: z.enum(["fatal", "error", "warn", "info", "debug", "trace", "silent"]).default("info"),
+  DEBUG: z.string().default("false").pipe(flag),
+  METRICS_TOKEN: z.string().default("").pipe(tokens),
+});
+
+export const roles = ["all", "argo"] as const;
+export type Role = (typeof roles)[number];
+
+export type Config = Readonly<{
+  role: Role;
+  host: string;
+  port: number;
+  dataDir: string;
+  signalsDb: string;
+  access: "open" | "key";
+  /** True when nobody said SIGNALS_ACCESS and a loopback host implied `open`. */
+  accessImplied: boolean;
+  writeTokens: readonly string[];
+  readTokens: readonly string[];
+  metricsTokens: readonly string[];
+  corsOrigins: ReadonlySet<string>;
+  trustProxyHops: number;
+  rateLimitPerMinute: number;
+  pageSizeMax: number;
+  cache: boolean;
+  compression: boolean;
+  shutdownDelaySeconds: number;
+  logLevel: string;
+}>;
+
+/** True for the hosts that only this machine can reach. */
+export function isLoopback(host: string): boolean {
+  return host === "localhost" || host === "::1" || host === "[::1]" || /^127(\.\d+){3}$/.test(host);
+}
+
+/**
+ * Reads the configuration from environment variables; flags of the command line come in as
+ * variables that win. An empty variable counts as absent.
+ * @throws SetupError that names each variable at fault.
+ */
+export function readConfig(env: Record<string, string | undefined>, role: Role = "all"): Config {
+  const given = Object.fromEntries(
+    Object.entries(env).filter(([, value]) => value !== undefined && value !== ""),
+  );
+  for (const name of secretNames) readSecretFile(given, name);
+  const parsed = Variables.safeParse(given);
+  if (!parsed.success) {
+    const faults = parsed.error.issues.map((i) => `${i.path.slice(0, 1).join("")}: ${i.message}`);
+    throw new SetupError(
+      `Configuration refused: ${[...new Set(faults)].join("; ")}`,
+      "Correct the named variables; .env.example documents each one.",
+    );
+  }
+  const v = parsed.data;
+  const dataDir = resolve(v.DATA_DIR);
+  return Object.freeze({
+    role,
+    host: v.HOST,
+    port: v.PORT,
+    dataDir,
+    signalsDb: v.SIGNALS_DB ? resolve(v.SIGNALS_DB) : join(dataDir, "signals.db"),
+    access: v.SIGNALS_ACCESS ?? (isLoopback(v.HOST) ? "open" : "key"),
+    accessImplied: v.SIGNALS_ACCESS === undefined,
+    writeTokens: v.ARGO_WRITE_TOKEN,
+    readTokens: v.ARGO_READ_TOKEN,
+    metricsTokens: v.METRICS_TOKEN,
+    corsOrigins: new Set([...v.FRONTEND_URL, ...v.CORS_ORIGINS]),
+    trustProxyHops: v.TRUST_PROXY,
+    rateLimitPerMinute: v.RATE_LIMIT_PER_MINUTE,
+    pageSizeMax: v.MAX_PAGE_SIZE,
+    cache: v.ENABLE_CACHE,
+    compression: v.ENABLE_COMPRESSION,
+    shutdownDelaySeconds: v.SHUTDOWN_DELAY_SECONDS,
+    logLevel: v.DEBUG ? "debug" : v.LOG_LEVEL,
+  });
+}
+
+function readSecretFile(given: Record<string, string | undefined>, name: string): void {
+  const path = given[`${name}_FILE`];
+  if (path === undefined) return;
+  if (given[name] !== undefined) {
+    throw new SetupError(`Both ${name} and ${name}_FILE are set.`, "Keep one of the two.");
+  }
+  try {
+    given[name] = readFileSync(path, "utf8").trim();
+  } catch (cause) {
+    throw new SetupError(
+      `${name}_FILE cannot be read: ${path}`,
+      "Name a file that this user can read.",
+      { cause },
+    );
+  }
+}

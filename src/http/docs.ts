@@ -1,0 +1,37 @@
+import { Hono } from "hono";
+import bundle from "swagger-ui-dist/swagger-ui-bundle.js" with { type: "file" };
+import style from "swagger-ui-dist/swagger-ui.css" with { type: "file" };
+import type { AppEnv } from "./exchange";
+
+const page = `<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><title>argo-alpine API</title>
+<link rel="stylesheet" href="/docs/swagger-ui.css"></head>
+<body><main id="ui"></main>
+<script src="/docs/swagger-ui-bundle.js"></script>
+<script src="/docs/start.js"></script></body>
+</html>
+`;
+const start = `SwaggerUIBundle({url: "/openapi.json", dom_id: "#ui", validatorUrl: null});\n`;
+
+// The page runs our own files alone; Swagger UI sets styles in elements and draws with data: images.
+const headers = {
+  "Content-Security-Policy":
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'",
+  "Cache-Control": "no-cache",
+};
+
+/** The API's documentation, from files of this program alone. */
+export function docsRoutes() {
+  return new Hono<AppEnv>()
+    .get("/docs", (c) => c.html(page, 200, headers))
+    .get("/docs/start.js", (c) => c.body(start, 200, { ...headers, "Content-Type": js }))
+    .get("/docs/swagger-ui-bundle.js", () => file(bundle, js))
+    .get("/docs/swagger-ui.css", () => file(style, "text/css; charset=utf-8"));
+}
+
+const js = "text/javascript; charset=utf-8";
+
+function file(path: string, type: string): Response {
+  return new Response(Bun.file(path), { headers: { ...headers, "Content-Type": type } });
+}

@@ -1,0 +1,143 @@
+import { promisify } from "node:util";
+import { gzip } from "node:zlib";
+import type { Server } from "bun";
+import type { Config } from "../config";
+import type { Logger } from "../platform/log";
+import type { Metrics } from "../platform/metrics";
+import type { Exchange } from "./exchange";
+import { limitPolicyHeaders, type LimitOptions, setLimitHeaders } from "./limit";
+import { acceptsGzip, allowOrigin, preflight, secureHeaders } from "./policy";
+
+export type Fetch = (
+  request: Request,
+  server: Server<unknown> | null,
+) => Response | Promise<Response>;
+
+type Inner = {
+  fetch: (request: Request, exchange: Exchange) => Response | Promise<Response>;
+  /** The pattern of the route that answers, for metrics and logs. */
+  routeOf: (request: Request) => string;
+};
+
+type EdgeDeps = {
+  config: Config;
+  log: Logger;
+  metrics: Metrics;
+  limitOptions: LimitOptions;
+  /** True once the server drains: connections are closed after their answer. */
+  draining: () => boolean;
+};
+
+const gzipBytesMin = 1_024;
+const compress = promisify(gzip);
+const prefix = crypto.randomUUID().slice(0, 8);
+let requests = 0;
+
+/**
+ * What every request passes on its way in and every answer on its way out: request id, CORS,
+ * secure headers, compression, metrics, log. One function around the application instead of
+ * middleware inside it: a route with a single handler then stays free of promises, and an
+ * answer that is `dressed` passes untouched.
+ */
+export function createEdge(inner: Inner, deps: EdgeDeps): Fetch {
+  const { config, log, metrics } = deps;
+  const policy = limitPolicyHeaders(deps.limitOptions);
+
+  return function edge(request, server) {
+    const exchange: Exchange = {
+      server,
+      requestId: requestIdOf(request),
+      startedAt: performance.now(),
+      dressed: false,
+      streamed: false,
+      principalId: undefined,
+      verdict: undefined,
+    };
+    const answer =
+      request.method === "OPTIONS" && request.headers.has("origin")
+        ? preflight(config, request)
+        : inner.fetch(request, exchange);
+    if (exchange.dressed) return answer;
+    return dress(answer, request, exchange);
+  };
+
+  async function dress(
+    answer: Response | Promise<Response>,
+    request: Request,
+    exchange: Exchange,
+  ): Promise<Response> {
+    let response = await answer;
+    if (exchange.dressed) return response;
+    const route = inner.routeOf(request);
+    if (config.compression && acceptsGzip(request.headers.get("accept-encoding"))) {
+      response = await compressed(response, exchange);
+    }
+    const { headers } = response;
+    for (const [name, value] of Object.entries(secureHeaders)) {
+      if (!headers.has(name)) headers.set(name, value);
+    }
+    if (!headers.has("Cache-Control")) headers.set("Cache-Control", "no-store");
+    headers.append("Vary", "Accept-Encoding, Origin");
+    headers.set("X-Request-Id", exchange.requestId);
+    allowOrigin(config, request.headers.get("origin"), headers);
+    if (exchange.verdict) {
+      for (const [name, value] of Object.entries(policy)) headers.set(name, value);
+      setLimitHeaders(headers, exchange.verdict);
+      metrics.limitRequests.inc();
+      if (!exchange.verdict.allowed) metrics.limitExceeded.inc();
+    }
+    if (deps.draining()) headers.set("Connection", "close");
+    const { method } = request;
+    const { status } = response;
+    const durationMs = performance.now() - exchange.startedAt;
+    metrics.requests.inc({ method: knownMethod(method), route, status });
+    metrics.requestDuration.observe({ method: knownMethod(method), route }, durationMs / 1000);
+    const quiet = status < 300 && method === "GET";
+    log[quiet ? "debug" : "info"](
+      {
+        request_id: exchange.requestId,
+        method,
+        route,
+        status,
+        duration_ms: Math.round(durationMs * 100) / 100,
+        principal: exchange.principalId,
+      },
+      "request",
+    );
+    return response;
+  }
+}
+
+/** A client's own id is kept where it is harmless, so that its logs and ours meet. */
+function requestIdOf(request: Request): string {
+  const given = request.headers.get("x-request-id");
+  if (given !== null && /^[\w-]{8,64}$/.test(given)) return given;
+  requests += 1;
+  return `${prefix}-${requests.toString(36)}`;
+}
+
+const methods = new Set(["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]);
+const knownMethod = (method: string): string => (methods.has(method) ? method : "other");
+
+async function compressed(response: Response, exchange: Exchange): Promise<Response> {
+  const type = response.headers.get("content-type") ?? "";
+  const body = response.body;
+  if (body === null || response.headers.has("content-encoding")) return response;
+  if (!/^(application|text)\/|\+json/.test(type)) return response;
+  if (exchange.streamed) {
+    const headers = new Headers(response.headers);
+    headers.set("Content-Encoding", "gzip");
+    return new Response(body.pipeThrough(new CompressionStream("gzip")), {
+      status: response.status,
+      headers,
+    });
+  }
+  const bytes = await response.arrayBuffer();
+  const headers = new Headers(response.headers);
+  if (bytes.byteLength < gzipBytesMin) {
+    return new Response(bytes, { status: response.status, headers });
+  }
+  headers.set("Content-Encoding", "gzip");
+  headers.delete("Content-Length");
+  return new Response(await compress(bytes), { status: response.status, headers });
+}

@@ -1,0 +1,22 @@
+import type { Server } from "bun";
+import type { Verdict } from "./limit";
+
+/** What one request carries through Hono as `c.env`. */
+export type Exchange = {
+  /** The listener; null where a test calls the application without one. */
+  server: Server<unknown> | null;
+  requestId: string;
+  /** `performance.now()` at arrival, milliseconds. */
+  startedAt: number;
+  /** Set by a handler whose answer already carries every header and is already measured. */
+  dressed: boolean;
+  /** Set by a handler whose body is produced while it is sent. */
+  streamed: boolean;
+  /** Who asked, for the log; set once it is known. */
+  principalId: string | undefined;
+  /** What the limiter said, for the headers; set on limited routes. */
+  verdict: Verdict | undefined;
+};
+
+/** Environment of every Hono application here. */
+export type AppEnv = { Bindings: Exchange };

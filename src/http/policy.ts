@@ -1,0 +1,100 @@
+import { isIP } from "node:net";
+import type { Config } from "../config";
+import type { Exchange } from "./exchange";
+
+/** Headers of every full answer. Browsers ignore HSTS over plain HTTP (RFC 6797 §8.1). */
+export const secureHeaders: Readonly<Record<string, string>> = {
+  "Strict-Transport-Security": "max-age=31536000",
+  "X-Content-Type-Options": "nosniff",
+  "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+  "Referrer-Policy": "no-referrer",
+  "Cross-Origin-Resource-Policy": "same-origin",
+};
+
+const exposed = [
+  "ETag",
+  "Signal-Head",
+  "RateLimit",
+  "RateLimit-Policy",
+  "X-RateLimit-Limit",
+  "X-RateLimit-Remaining",
+  "X-RateLimit-Reset",
+  "Retry-After",
+  "X-Request-Id",
+].join(", ");
+
+const allowed = [
+  "Authorization",
+  "Content-Type",
+  "If-None-Match",
+  "Idempotency-Key",
+  "Last-Event-ID",
+  "X-Requested-With",
+].join(", ");
+
+/** Lets a listed origin read the answer; does nothing for any other. */
+export function allowOrigin(config: Config, origin: string | null, headers: Headers): void {
+  if (origin === null || !config.corsOrigins.has(origin)) return;
+  headers.set("Access-Control-Allow-Origin", origin);
+  headers.set("Access-Control-Expose-Headers", exposed);
+}
+
+/** Answers a preflight; without the allowing headers for an origin that is not listed. */
+export function preflight(config: Config, request: Request): Response {
+  const headers = new Headers({ Vary: "Origin", "Cache-Control": "no-store" });
+  const origin = request.headers.get("origin");
+  if (origin !== null && config.corsOrigins.has(origin)) {
+    headers.set("Access-Control-Allow-Origin", origin);
+    headers.set("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, PATCH, DELETE");
+    headers.set("Access-Control-Allow-Headers", allowed);
+    headers.set("Access-Control-Max-Age", "600");
+  }
+  return new Response(null, { status: 204, headers });
+}
+
+/** True when the client takes gzip (RFC 9110 §12.5.3; a weight of zero refuses it). */
+export function acceptsGzip(acceptEncoding: string | null): boolean {
+  if (acceptEncoding === null) return false;
+  if (acceptEncoding === "gzip") return true;
+  return /(?:^|[\s,])(?:gzip|\*)(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))/i.test(acceptEncoding);
+}
+
+/**
+ * The client's address: the socket's, or the one that the nearest `trustProxyHops` proxies
+ * vouch for, counted from the right of X-Forwarded-For. What stands further left is hearsay.
+ */
+export function clientAddress(config: Config, request: Request, exchange: Exchange): string {
+  const socket = exchange.server?.requestIP(request)?.address ?? "127.0.0.1";
+  const hops = config.trustProxyHops;
+  if (hops === 0) return socket;
+  const chain = (request.headers.get("x-forwarded-for") ?? "")
+    .split(",")
+    .map((item) => item.trim())
+    .filter((item) => item !== "");
+  const claimed = chain[Math.max(0, chain.length - hops)];
+  return claimed !== undefined && isIP(claimed) !== 0 ? claimed : socket;
+}
+
+/** The part of an address that one client controls: IPv4 whole, IPv6 by /64. */
+export function addressKey(address: string): string {
+  if (!address.includes(":")) return address;
+  const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address)?.[1];
+  if (mapped) return mapped;
+  const [head = "", tail] = address.split("%", 1)[0]?.split("::") ?? [];
+  const left = head === "" ? [] : head.split(":");
+  const right = tail === undefined || tail === "" ? [] : tail.split(":");
+  const zeros = tail === undefined ? 0 : Math.max(0, 8 - left.length - right.length);
+  const groups = [...left, ...Array<string>(zeros).fill("0"), ...right];
+  return `${groups
+    .slice(0, 4)
+    .map((group) => Number.parseInt(group, 16).toString(16))
+    .join(":")}::/64`;
+}
+
+/** True when the request came through a proxy, whatever the proxy calls itself. */
+export function wasForwarded(headers: Headers): boolean {
+  for (const name of headers.keys()) {
+    if (name === "forwarded" || name === "via" || name.startsWith("x-forwarded-")) return true;
+  }
+  return false;
+}

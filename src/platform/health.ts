@@ -1,0 +1,115 @@
+import { createRoute, OpenAPIHono, z } from "@hono/zod-openapi";
+import { bearerMatches } from "../http/guard";
+import type { AppEnv } from "../http/exchange";
+import { isLoopback, type Config } from "../config";
+import { AppError } from "../errors";
+import { wasForwarded } from "../http/policy";
+import { version } from "../version";
+import type { Metrics } from "./metrics";
+
+export type CheckState = "healthy" | "unhealthy" | "starting" | "disabled";
+
+type Deps = {
+  config: Config;
+  metrics: Metrics;
+  now: () => number;
+  /** Null while the server drains or has not started once. */
+  ready: () => string | null;
+  /** Why the signal file is unfit; null when it is fit. */
+  signalsFault: () => Promise<string | null>;
+};
+
+const check = z.enum(["healthy", "unhealthy", "starting", "disabled"]);
+const Health = z
+  .object({
+    status: z.enum(["healthy", "degraded", "unhealthy"]),
+    checks: z.object({ signals: check, database: check, redis: check }),
+    timestamp: z.string(),
+    version: z.string(),
+  })
+  .openapi("Health");
+const State = z.object({ status: z.string() });
+
+const json = <T extends z.ZodType>(schema: T, description: string) => ({
+  description,
+  content: { "application/json": { schema } },
+});
+
+/** What operators and their tools ask: none of it is limited, and /livez needs nothing at all. */
+export function operationRoutes({ config, metrics, now, ready, signalsFault }: Deps) {
+  const tags = ["operations"];
+  const live = createRoute({
+    method: "get",
+    path: "/livez",
+    tags,
+    responses: { 200: json(State, "The process runs") },
+  });
+  const readiness = createRoute({
+    method: "get",
+    path: "/readyz",
+    tags,
+    responses: {
+      200: json(State, "Traffic is welcome"),
+      503: json(State, "Starting, draining, or the signal file is unfit"),
+    },
+  });
+  const health = createRoute({
+    method: "get",
+    path: "/health",
+    tags,
+    responses: { 200: json(Health, "Healthy or degraded"), 503: json(Health, "Unhealthy") },
+  });
+  const versions = createRoute({
+    method: "get",
+    path: "/version",
+    tags,
+    responses: { 200: json(z.object({ version: z.string(), bun: z.string() }), "The release") },
+  });
+  const metric = createRoute({
+    method: "get",
+    path: "/metrics",
+    tags,
+    description: "Prometheus text; for direct requests from this machine, or with METRICS_TOKEN.",
+    responses: {
+      200: {
+        description: "Metrics",
+        content: { "text/plain": { schema: z.string() } },
+      },
+    },
+  });
+
+  return new OpenAPIHono<AppEnv>()
+    .openapi(live, (c) => c.json({ status: "live" }, 200))
+    .openapi(readiness, async (c) => {
+      const reason = ready() ?? (await signalsFault());
+      return reason === null
+        ? c.json({ status: "ready" }, 200)
+        : c.json({ status: reason }, 503, { "Retry-After": "1" });
+    })
+    .openapi(health, async (c) => {
+      const starting = ready() === "starting";
+      const fault = starting ? null : await signalsFault();
+      const signals: CheckState = starting ? "starting" : fault ? "unhealthy" : "healthy";
+      const body = {
+        status: signals === "unhealthy" ? ("unhealthy" as const) : ("healthy" as const),
+        checks: { signals, database: "disabled" as const, redis: "disabled" as const },
+        timestamp: new Date(now()).toISOString(),
+        version,
+      };
+      return body.status === "unhealthy" ? c.json(body, 503) : c.json(body, 200);
+    })
+    .openapi(versions, (c) => c.json({ version, bun: Bun.version }, 200))
+    .openapi(metric, async (c) => {
+      const request = c.req.raw;
+      const peer = c.env.server?.requestIP(request)?.address ?? "";
+      const direct = isLoopback(peer.replace(/^::ffff:/, "")) && !wasForwarded(request.headers);
+      if (!direct && !bearerMatches(c.req.header("authorization") ?? null, config.metricsTokens)) {
+        throw new AppError("unauthorized", "Metrics need METRICS_TOKEN as a Bearer token.", {
+          headers: { "WWW-Authenticate": 'Bearer realm="metrics"' },
+        });
+      }
+      return c.text(await metrics.registry.metrics(), 200, {
+        "Content-Type": metrics.registry.contentType,
+      }) as never;
+    });
+}

@@ -1,0 +1,66 @@
+/**
+ * What `bun run test` runs: every test but those of test/deep (`--deep` takes them along), then one
+ * last line with the counts of the runner's own report. Other arguments go to `bun test`: files to
+ * run, `-t NAME`.
+ */
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+const TEST_MS_MAX = 30_000;
+
+interface Counts {
+  passed: number;
+  failed: number;
+  skipped: number;
+}
+
+/** The totals of a JUnit report, or null when it holds none. */
+export function parseCounts(junit: string): Counts | null {
+  const totals = /<testsuites\b[^>]*>/.exec(junit)?.[0] ?? "";
+  const [tests, failed, skipped] = ["tests", "failures", "skipped"].map((name) => {
+    const value = new RegExp(`\\b${name}="(\\d+)"`).exec(totals)?.[1];
+    return value === undefined ? undefined : Number(value);
+  });
+  if (tests === undefined || failed === undefined || skipped === undefined) return null;
+  return { passed: tests - failed - skipped, failed, skipped };
+}
+
+async function main(args: string[]): Promise<number> {
+  const deep = args.includes("--deep");
+  const rest = args.filter((arg) => arg !== "--deep");
+  const dir = mkdtempSync(join(tmpdir(), "argo-report-"));
+  const report = join(dir, "junit.xml");
+  try {
+    const command = [process.execPath, "test", "--no-orphans", `--timeout=${TEST_MS_MAX}`];
+    command.push("--reporter=junit", `--reporter-outfile=${report}`);
+    if (!deep) command.push("--path-ignore-patterns=test/deep/**");
+    const runner = Bun.spawn([...command, ...rest], { stdio: ["inherit", "inherit", "inherit"] });
+    for (const signal of ["SIGINT", "SIGTERM"] as const) {
+      process.on(signal, () => runner.kill(signal));
+    }
+    const exitCode = await runner.exited;
+
+    const file = Bun.file(report);
+    const counts = (await file.exists()) ? parseCounts(await file.text()) : null;
+    if (counts === null) {
+      console.error(`the runner ended with exit code ${exitCode} and left no report`);
+      return exitCode || 1;
+    }
+    return summarize(counts, exitCode);
+  } finally {
+    rmSync(dir, { recursive: true, force: true });
+  }
+}
+
+function summarize(counts: Counts, exitCode: number): number {
+  const { passed, skipped } = counts;
+  // A file that does not load is in no report: the exit code alone tells of it.
+  const failed = exitCode === 0 ? counts.failed : Math.max(counts.failed, 1);
+  if (failed > counts.failed) console.error("something failed outside of the tests, see above");
+  if (passed + failed === 0) console.error("no test ran");
+  console.log(`${passed} passed, ${failed} failed${skipped > 0 ? `, ${skipped} skipped` : ""}`);
+  return exitCode || (failed > 0 || passed === 0 ? 1 : 0);
+}
+
+if (import.meta.main) process.exitCode = await main(process.argv.slice(2));
