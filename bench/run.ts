@@ -9,7 +9,7 @@ import { tail } from "./benches/tail";
 import { throughput } from "./benches/throughput";
 import { wire } from "./benches/wire";
 import type { Bench, Context } from "./lib/context";
-import { signalFile } from "./lib/dataset";
+import { makeSignalFiles } from "./lib/dataset";
 import { machine, versions } from "./lib/machine";
 import { generatorCore, pinSelf } from "./lib/process";
 import { readReport, tableLines, verdict, writeReport } from "./lib/report";
@@ -67,8 +67,7 @@ if (unknown.length > 0 || !(context.rounds >= 1) || !(context.secondsPerRound >=
 // Whatever drives the servers stays off their core, this process included.
 pinSelf(generatorCore);
 say("making the signal files");
-signalFile(1_000);
-signalFile(1_000_000);
+await makeSignalFiles();
 
 const report = readReport();
 report.machine = machine();

@@ -1,11 +1,12 @@
 import { OpenAPIHono } from "@hono/zod-openapi";
 import { HTTPException } from "hono/http-exception";
+import { createPoll, latestPath } from "./argo/signals/poll";
 import { signalRoutes } from "./argo/signals/routes";
 import type { Deps } from "./deps";
 import { AppError } from "./errors";
 import { docsRoutes } from "./http/docs";
-import { createEdge, type Fetch } from "./http/edge";
-import type { AppEnv } from "./http/exchange";
+import { createEdge } from "./http/edge";
+import type { AppEnv, Exchange } from "./http/exchange";
 import { problem } from "./http/respond";
 import { operationRoutes } from "./platform/health";
 import { version } from "./version";
@@ -18,7 +19,8 @@ export function createApp(deps: Deps) {
   const draining = () => state.draining;
   const app = new OpenAPIHono<AppEnv>();
 
-  app.route("/", signalRoutes({ config, argo, admission, metrics, draining }));
+  const poll = createPoll({ config, answers: argo.answers, admission, metrics, draining });
+  app.route("/", signalRoutes({ config, argo, admission, metrics, poll }));
   app.route(
     "/",
     operationRoutes({
@@ -41,7 +43,7 @@ export function createApp(deps: Deps) {
     info: {
       title: "argo-alpine",
       version,
-      license: { name: "MIT", identifier: "MIT" },
+      license: { name: "MIT" },
       description:
         "A self-hosted trading-signal server. Nothing here is financial advice: signals are what their producers wrote.",
     },
@@ -59,31 +61,52 @@ export function createApp(deps: Deps) {
       headers: { Allow: allowed.join(", ") },
     });
   });
-  app.onError((error, c) => {
-    const shown = asAppError(error);
-    if (shown.status >= 500) {
-      log.error(
-        { request_id: c.env.requestId, err: error, cause: String(shown.cause ?? "") },
-        shown.status === 500 ? "request failed" : "request refused",
-      );
-    }
-    return problem(shown, c.req.path);
-  });
+  app.onError((error, c) => refuse(error, c.req.raw, c.env));
 
-  const fetch: Fetch = createEdge(
+  const fetch = createEdge(
     {
-      fetch: (request, exchange) => app.fetch(request, exchange),
+      fetch: (request, exchange) => {
+        // The poll needs no router: what that costs would be a good part of its answer.
+        if (request.method !== "GET" || !isPoll(request.url)) return app.fetch(request, exchange);
+        try {
+          const answer = poll(request, exchange);
+          return answer instanceof Promise
+            ? answer.catch((error: unknown) => refuse(error, request, exchange))
+            : answer;
+        } catch (error) {
+          return refuse(error, request, exchange);
+        }
+      },
       routeOf: (request) => {
+        if (isPoll(request.url)) return latestPath;
         const method = request.method === "HEAD" ? "GET" : request.method;
         return handlersOf(method, pathOf(request)).at(-1)?.[0][1].path ?? "none";
       },
     },
     { config, log, metrics, limitOptions: admission.limiter.options, draining },
   );
+
+  function refuse(error: unknown, request: Request, exchange: Exchange): Response {
+    const shown = asAppError(error);
+    if (shown.status >= 500) {
+      log.error(
+        { request_id: exchange.requestId, err: error, cause: String(shown.cause ?? "") },
+        shown.status === 500 ? "request failed" : "request refused",
+      );
+    }
+    return problem(shown, pathOf(request));
+  }
   return { fetch, routes: app.routes };
 }
 
-function asAppError(error: Error): AppError {
+/** True for exactly the path of the poll, whatever its query. */
+function isPoll(url: string): boolean {
+  const start = url.indexOf("/", "https://".length);
+  const end = start + latestPath.length;
+  return url.startsWith(latestPath, start) && (url.length === end || url[end] === "?");
+}
+
+function asAppError(error: unknown): AppError {
   if (error instanceof AppError) return error;
   if (error instanceof HTTPException && error.status === 400) {
     return new AppError("bad_request", "The request cannot be read.", { cause: error });

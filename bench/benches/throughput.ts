@@ -4,6 +4,7 @@ import { discard, workingCopy } from "../lib/dataset";
 import { get, repeatableHeaders } from "../lib/http";
 import { type PeerName, type PeerStart, type Server, startPeer } from "../lib/peers";
 import { readHeaders, startProduct } from "../lib/product";
+import { productSql } from "../lib/product-sql";
 import { emptyResult, type Result } from "../lib/result";
 import { interleave } from "../lib/rounds";
 import { Servers } from "../lib/servers";
@@ -38,10 +39,21 @@ async function run(context: Context): Promise<Result> {
   servers.afterwards(() => discard(db));
   const serve = servers.add(await startProduct({ kind: "serve", db, instance: "serve" }));
   const bare = servers.add(await startProduct({ kind: "bare", db, instance: "bare" }));
+  const sql = productSql(db);
   const answer = await get(serve.url, readHeaders);
   const bareAnswer = await get(bare.url, readHeaders);
-  const full: PeerStart = { body: answer.body, headers: repeatableHeaders(answer.headers), db };
-  const lean: PeerStart = { body: answer.body, headers: repeatableHeaders(bareAnswer.headers), db };
+  const full: PeerStart = {
+    body: answer.body,
+    headers: repeatableHeaders(answer.headers),
+    db,
+    sql,
+  };
+  const lean: PeerStart = {
+    body: answer.body,
+    headers: repeatableHeaders(bareAnswer.headers),
+    db,
+    sql,
+  };
 
   const titles = new Map([
     [serve.name, "**argo-alpine, `serve`** (token, limiter, metrics, logs)"],

@@ -1,7 +1,8 @@
 import { Database } from "bun:sqlite";
 import { copyFileSync, existsSync, mkdirSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { cacheDir, rootDir } from "./paths";
+import { cacheDir } from "./paths";
+import { startProduct } from "./product";
 
 const symbols = Array.from({ length: 20 }, (_, i) => `SYM${String(i).padStart(2, "0")}`);
 const strategies = ["weighted_consensus", "momentum", "mean_reversion"];
@@ -13,36 +14,40 @@ const rowsMax = 1_000_000;
 /** Raised when the rows change, so that files of an older run are not used. */
 const revision = 1;
 
+/** The sizes that benchmarks ask for. */
+export type Rows = 1_000 | 1_000_000;
+
+function fileOf(rows: Rows): string {
+  return join(cacheDir, "data", `signals-${rows}-r${revision}.db`);
+}
+
 /**
- * The signal file with this many rows, as our own `migrate` leaves the old engine's table. Made
- * once and kept; the newest rows are the same whatever the size. Never open it for writing.
+ * Makes the signal files where they are not there yet: the old engine's table, filled, then adopted
+ * by our own server. The newest rows are the same whatever the size.
  */
-export function signalFile(rows: number): string {
-  const path = join(cacheDir, "data", `signals-${rows}-r${revision}.db`);
-  if (existsSync(path)) return path;
+export async function makeSignalFiles(): Promise<void> {
   mkdirSync(join(cacheDir, "data"), { recursive: true });
-  const draft = `${path}.draft`;
-  for (const suffix of ["", "-wal", "-shm"]) rmSync(draft + suffix, { force: true });
-  fill(draft, rows);
-  const migrated = Bun.spawnSync([process.execPath, "src/main.ts", "migrate"], {
-    cwd: rootDir,
-    env: { PATH: Bun.env["PATH"] ?? "", SIGNALS_DB: draft, DATA_DIR: join(cacheDir, "data") },
-  });
-  if (!migrated.success) throw new Error(`migrate failed: ${migrated.stderr.toString()}`);
-  settle(draft);
-  renameSync(draft, path);
-  return path;
+  for (const rows of [1_000, 1_000_000] as const) {
+    if (existsSync(fileOf(rows))) continue;
+    const draft = `${fileOf(rows)}.draft`;
+    discard(draft);
+    fill(draft, rows);
+    const server = await startProduct({ kind: "serve", db: draft, instance: "adopt" });
+    await server.child.stop();
+    settle(draft);
+    renameSync(draft, fileOf(rows));
+  }
 }
 
 /** A copy of that file that a benchmark may write into. */
-export function workingCopy(rows: number, name: string): string {
+export function workingCopy(rows: Rows, name: string): string {
   const path = join(cacheDir, "data", `work-${name}.db`);
-  for (const suffix of ["", "-wal", "-shm"]) rmSync(path + suffix, { force: true });
-  copyFileSync(signalFile(rows), path);
+  discard(path);
+  copyFileSync(fileOf(rows), path);
   return path;
 }
 
-/** Removes a working copy, with what lies beside it. */
+/** Removes a signal file, with what lies beside it. */
 export function discard(path: string): void {
   for (const suffix of ["", "-wal", "-shm"]) rmSync(path + suffix, { force: true });
 }

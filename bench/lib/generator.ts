@@ -2,6 +2,7 @@ import { join } from "node:path";
 import { benchDir } from "./paths";
 import { cpuUs, generatorCore, spawnPinned } from "./process";
 import type { OpenLoopOptions, OpenLoopReport } from "./open-loop";
+import { wake } from "./wake";
 
 /** Runs one of our own generators as a process of its own and reads the JSON that it prints. */
 export async function runGenerator<Options, Report>(
@@ -26,6 +27,7 @@ export async function fixedRateRound(
   options: OpenLoopOptions,
   serverPid: number,
 ): Promise<FixedRateSample> {
+  await wake(`http://127.0.0.1:${options.port}${options.path}`, options.headers);
   const before = cpuUs(serverPid);
   const report = await runGenerator<OpenLoopOptions, OpenLoopReport>("open-loop.ts", options, true);
   const cpuUsPerRequest = (cpuUs(serverPid) - before) / report.sent;

@@ -68,7 +68,7 @@ export async function openLoop(options: OpenLoopOptions): Promise<OpenLoopReport
       });
     }
   };
-  const pause = pauser(10);
+  const pause = pauser(50);
   await new Promise<void>((resolve) => {
     const endMs = start + options.seconds * 1_000 + stragglersMs;
     const turn = () => {

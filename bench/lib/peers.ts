@@ -1,6 +1,5 @@
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { latestSql, recentRows } from "../peers/sql";
 import { untilReady } from "./http";
 import { cacheDir, peersDir } from "./paths";
 import { type Child, freePort, serverCore, spawnPinned } from "./process";
@@ -23,8 +22,8 @@ export type PeerStart = {
   body: string;
   headers: Record<string, string>;
   db: string;
-  /** Another query than the shortest one. */
-  sql?: string;
+  /** The query of the peers that ask the database, with the limit as its one parameter. */
+  sql: string;
   /** Tells two instances of one peer apart. */
   instance?: string;
 };
@@ -32,6 +31,8 @@ export type PeerStart = {
 export type Server = { name: string; url: string; pid: number; child: Child };
 
 const path = "/api/signals/latest";
+/** How many rows the peer reads that filters in its own language. */
+const recentRows = 100;
 
 /** Starts a peer on the server's core, or says why it cannot be had. */
 export async function startPeer(
@@ -69,7 +70,7 @@ function commandFor(name: PeerName, label: string, port: number, start: PeerStar
       body: start.body,
       headers: start.headers,
       db: start.db,
-      sql: start.sql ?? latestSql,
+      sql: start.sql,
       recentRows,
     }),
   );

@@ -2,8 +2,8 @@ import { Database } from "bun:sqlite";
 import { SignalReader } from "../../src/argo/signals/store";
 
 /**
- * The very text that our own store runs for `latest?limit=10` on this file, so that the peer of the
- * miss benchmark runs the same: taken by listening to what the store prepares.
+ * The very text that our own store runs for `latest?limit=10` on this file, so that every peer runs
+ * the same: taken by listening to what the store prepares. Its one parameter is the limit.
  */
 export function productSql(db: string): string {
   const prepared: string[] = [];
@@ -26,7 +26,8 @@ export function productSql(db: string): string {
   } finally {
     Database.prototype.prepare = prepare;
   }
-  const sql = prepared.find((text) => /\bLIMIT \$limit\b/.test(text));
+  const sql = prepared.find((text) => /\bLIMIT \+?\$limit\b/.test(text));
   if (sql === undefined) throw new Error("the store did not prepare the query that was expected");
-  return sql;
+  // Positional, which every binding of every language understands.
+  return sql.replace("$limit", "?");
 }

@@ -2,6 +2,7 @@ import { join } from "node:path";
 import { benchDir } from "./paths";
 import { cpuUs, generatorCore, spawnPinned } from "./process";
 import { findTool } from "./tools";
+import { wake } from "./wake";
 
 export type Load = {
   url: string;
@@ -40,6 +41,7 @@ export async function wrkRound(load: Load): Promise<Sample> {
   const tool = findTool("wrk");
   if ("missing" in tool) throw new Error(`wrk: ${tool.missing}`);
   const connections = load.connections ?? 32;
+  await wake(load.url, load.headers);
   const before = cpuUs(load.serverPid);
   const child = spawnPinned(
     [

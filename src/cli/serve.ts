@@ -37,9 +37,9 @@ export async function start(config: Config, overrides: Overrides = {}): Promise<
       state.draining = true;
       // Load balancers see /readyz; clients that come on are answered and told to close.
       await Bun.sleep(config.shutdownDelaySeconds * 1000);
-      const stopped = server.stop();
-      await Promise.race([stopped, Bun.sleep(drainMs)]);
-      await server.stop(true);
+      const late = setTimeout(() => void server.stop(true), drainMs);
+      await server.stop();
+      clearTimeout(late);
       await deps[Symbol.asyncDispose]();
       log.info("stopped");
     },

@@ -90,8 +90,9 @@ export function createEdge(inner: Inner, deps: EdgeDeps): Fetch {
     const { method } = request;
     const { status } = response;
     const durationMs = performance.now() - exchange.startedAt;
-    metrics.requests.inc({ method: knownMethod(method), route, status });
-    metrics.requestDuration.observe({ method: knownMethod(method), route }, durationMs / 1000);
+    const labels = { method: knownMethod(method), route };
+    metrics.requests.of({ ...labels, status }).value += 1;
+    metrics.requestDuration.of(labels).observe(durationMs / 1000);
     const quiet = status < 300 && method === "GET";
     log[quiet ? "debug" : "info"](
       {

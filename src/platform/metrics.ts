@@ -1,4 +1,5 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
+import { HeldCounter, HeldHistogram } from "./series";
 
 /** Every metric of this process. Names without a prefix are those of the replaced systems. */
 export type Metrics = ReturnType<typeof createMetrics>;
@@ -11,19 +12,17 @@ export function createMetrics() {
   collectDefaultMetrics({ register: registry });
   return {
     registry,
-    requests: new Counter({
-      name: "api_requests_total",
-      help: "Requests by method, route and status.",
-      labelNames: ["method", "route", "status"] as const,
-      registers,
-    }),
-    requestDuration: new Histogram({
-      name: "api_request_duration_seconds",
-      help: "Time from a request's arrival to its answer.",
-      labelNames: ["method", "route"] as const,
-      buckets: seconds,
-      registers,
-    }),
+    requests: new HeldCounter(
+      registry,
+      "api_requests_total",
+      "Requests by method, route and status.",
+    ),
+    requestDuration: new HeldHistogram(
+      registry,
+      "api_request_duration_seconds",
+      "Time from a request's arrival to its answer.",
+      seconds,
+    ),
     limitRequests: new Counter({
       name: "rate_limit_requests_total",
       help: "Requests that the rate limit was asked about.",

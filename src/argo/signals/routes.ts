@@ -5,14 +5,12 @@ import { AppError } from "../../errors";
 import type { Admission } from "../../http/admit";
 import type { AppEnv } from "../../http/exchange";
 import { limitedProblems, problems } from "../../http/openapi";
-import { setLimitHeaders } from "../../http/limit";
-import { acceptsGzip, allowOrigin } from "../../http/policy";
 import { refuse, strictQuery } from "../../http/validate";
 import type { Metrics } from "../../platform/metrics";
 import type { Argo } from "../argo";
 import { exportSignals } from "./export";
-import { matches, type Variant } from "./latest";
 import { listSignals } from "./list";
+import { latestPath, type Poll } from "./poll";
 import {
   Accepted,
   ExportQuery,
@@ -30,24 +28,18 @@ import {
 } from "./schema";
 
 const bodyBytesMax = 1024 * 1024;
-const latestPath = "/api/signals/latest";
 
 type Deps = {
   config: Config;
   argo: Argo;
   admission: Admission;
   metrics: Metrics;
-  draining: () => boolean;
+  poll: Poll;
 };
 
 /** The routes of the data plane under /api. */
-export function signalRoutes({ config, argo, admission, metrics, draining }: Deps) {
+export function signalRoutes({ config, argo, admission, metrics, poll }: Deps) {
   const read = [admission.readers(), strictQuery];
-  const latestMeters = {
-    ok: metrics.requests.labels({ method: "GET", route: latestPath, status: "200" }),
-    unmodified: metrics.requests.labels({ method: "GET", route: latestPath, status: "304" }),
-    duration: metrics.requestDuration.labels({ method: "GET", route: latestPath }),
-  };
   const app = new OpenAPIHono<AppEnv>({ defaultHook: (result) => refuse(result) });
 
   const latest = createRoute({
@@ -73,41 +65,7 @@ export function signalRoutes({ config, argo, admission, metrics, draining }: Dep
   });
   app.openAPIRegistry.registerPath(latest);
 
-  // One handler, no middleware, no promise: Hono then calls it directly, and all of admission,
-  // answer, headers and metrics is one synchronous stretch.
-  app.get(latestPath, (c): Response | Promise<Response> => {
-    const request = c.req.raw;
-    const exchange = c.env;
-    admission.reader(request, exchange);
-    const { headers, url } = request;
-    const at = url.indexOf("?");
-    const gzip = config.compression && acceptsGzip(headers.get("accept-encoding"));
-    const answer = argo.answers.answer(at < 0 ? "" : url.slice(at), gzip);
-    return answer instanceof Promise ? answer.then(send) : send(answer);
-
-    function send(variant: Variant): Response {
-      const ifNoneMatch = headers.get("if-none-match");
-      const unmodified = ifNoneMatch !== null && matches(ifNoneMatch, variant);
-      let own = unmodified ? variant.unmodified : variant.headers;
-      const origin = headers.get("origin");
-      if (origin !== null || draining()) {
-        own = new Headers(own);
-        allowOrigin(config, origin, own);
-        if (draining()) own.set("Connection", "close");
-      }
-      // The prebuilt headers are shared: what differs is overwritten by each request, and copied
-      // into its Response before the next one runs.
-      own.set("X-Request-Id", exchange.requestId);
-      if (exchange.verdict) setLimitHeaders(own, exchange.verdict);
-      const response = unmodified
-        ? new Response(null, { status: 304, headers: own })
-        : new Response(variant.body, { headers: own });
-      exchange.dressed = true;
-      (unmodified ? latestMeters.unmodified : latestMeters.ok).inc();
-      latestMeters.duration.observe((performance.now() - exchange.startedAt) / 1000);
-      return response;
-    }
-  });
+  app.get(latestPath, (c) => poll(c.req.raw, c.env));
 
   const list = createRoute({
     method: "get",

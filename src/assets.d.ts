@@ -1,0 +1,9 @@
+declare module "*.sql" {
+  const text: string;
+  export default text;
+}
+/** Imported as files: the path of the asset, inside a compiled binary too. */
+declare module "swagger-ui-dist/*" {
+  const path: string;
+  export default path;
+}
