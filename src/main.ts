@@ -26,17 +26,17 @@ const program = new Command("argo-alpine")
   .version(version)
   .showHelpAfterError("(--help shows what is possible)")
   .configureHelp({ showGlobalOptions: true })
-  .option("--data-dir DIR", "everything this process owns (DATA_DIR)")
-  .option("--db FILE", "the signal file (SIGNALS_DB)")
-  .option("--env-file FILE", "read variables from FILE where the environment has none");
+  .option("--data-dir <dir>", "everything this process owns (DATA_DIR)")
+  .option("--db <file>", "the signal file (SIGNALS_DB)")
+  .option("--env-file <file>", "read variables from FILE where the environment has none");
 
 program
   .command("serve")
   .description("serve signals")
-  .option("--host HOST", "address to listen on (HOST)")
-  .option("--port PORT", "port to listen on, 0 for a free one (PORT)")
-  .option("--log-level LEVEL", "fatal, error, warn, info, debug, trace or silent (LOG_LEVEL)")
-  .addOption(new Option("--role ROLE", "which part runs here").choices([...roles]).default("all"))
+  .option("--host <host>", "address to listen on (HOST)")
+  .option("--port <port>", "port to listen on, 0 for a free one (PORT)")
+  .option("--log-level <level>", "fatal, error, warn, info, debug, trace or silent (LOG_LEVEL)")
+  .addOption(new Option("--role <role>", "which part runs here").choices([...roles]).default("all"))
   .action(async (_options, command: Command) => {
     const { serve } = await import("./cli/serve");
     await serve(await configOf(command.optsWithGlobals()));
@@ -45,7 +45,7 @@ program
 program
   .command("health")
   .description("ask a running server whether it is ready; exit code 0 when it is")
-  .option("--url URL", "where it listens; by default where `serve` would")
+  .option("--url <url>", "where it listens; by default where `serve` would")
   .action(async (_options, command: Command) => {
     const flags: Flags = command.optsWithGlobals();
     const { health } = await import("./cli/health");

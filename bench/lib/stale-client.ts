@@ -19,6 +19,8 @@ export type StaleOptions = {
   connections: number;
   /** Connections that wait for the ledger and poll at once when it grows. */
   promptConnections: number;
+  /** Open a connection of its own for a poll each time the ledger grows, as bots without keep-alive do. */
+  fresh: boolean;
   /** Kill -9 the writer this many times on the way, and start it again. */
   kills: number;
 };
@@ -28,6 +30,9 @@ export type StaleReport = {
   stale: number;
   notModified: number;
   failures: number;
+  /** Of the polls and of the stale answers: the first request of a connection. */
+  freshPolls: number;
+  freshStale: number;
   commits: number;
   kills: number;
   seconds: number;
@@ -36,9 +41,12 @@ export type StaleReport = {
 };
 
 const examplesMax = 5;
+/** Connections that may be opening at once. */
+const freshMax = 16;
 const firstIdAt = '[{"id":'.length;
 
 class Poller {
+  #polls = 0;
   #etag: string | null = null;
   #seenId = 0;
   readonly #plain: Buffer;
@@ -70,6 +78,9 @@ class Poller {
   #judge(answer: Answer, noted: number): void {
     const { report } = this.race;
     report.polls += 1;
+    const first = this.#polls === 0;
+    this.#polls += 1;
+    if (first) report.freshPolls += 1;
     if (answer.status === 304) {
       report.notModified += 1;
     } else if (answer.status === 200) {
@@ -82,9 +93,10 @@ class Poller {
     const head = Number(headerOf(answer.head, "signal-head") ?? Number.NaN);
     if (this.#seenId >= noted && !(head < noted)) return;
     report.stale += 1;
+    if (first) report.freshStale += 1;
     if (report.examples.length < examplesMax) {
       report.examples.push(
-        `committed ${noted}, status ${answer.status}, first id ${this.#seenId}, Signal-Head ${head}`,
+        `${first ? "new connection, " : ""}committed ${noted}, status ${answer.status}, first id ${this.#seenId}, Signal-Head ${head}`,
       );
     }
   }
@@ -98,6 +110,8 @@ class Race {
     stale: 0,
     notModified: 0,
     failures: 0,
+    freshPolls: 0,
+    freshStale: 0,
     commits: 0,
     kills: 0,
     seconds: 0,
@@ -122,11 +136,23 @@ class Race {
 
 async function run(options: StaleOptions): Promise<StaleReport> {
   const waiting: Poller[] = [];
+  const onLost = () => {
+    race.report.failures += 1;
+  };
   const promptPoll = (poller: Poller) =>
     poller.poll(() => {
       waiting.push(poller);
     });
+  let opening = 0;
+  const freshPoll = async () => {
+    opening += 1;
+    const connection = await Connection.open(options.port, onLost);
+    opening -= 1;
+    const poller = new Poller(connection, options, false, race);
+    poller.poll(() => connection.close());
+  };
   const engine = new Engine(options.db, options.commitsPerSecond, () => {
+    if (options.fresh && opening < freshMax && race.goesOn) void freshPoll();
     while (race.goesOn) {
       const poller = waiting.pop();
       if (!poller) return;
@@ -134,9 +160,6 @@ async function run(options: StaleOptions): Promise<StaleReport> {
     }
   });
   const race = new Race(engine, options);
-  const onLost = () => {
-    race.report.failures += 1;
-  };
   await engine.start();
   for (let i = 0; i < options.promptConnections; i += 1) {
     const connection = await Connection.open(options.port, onLost);
