@@ -7,7 +7,7 @@ import { version } from "./version";
 type Flags = Record<string, string | undefined>;
 
 /** Flags win over variables, variables over defaults; --env-file stands below the environment. */
-async function configOf(flags: Flags): Promise<Config> {
+async function configOf(flags: Flags, below: Flags = {}, above: Flags = {}): Promise<Config> {
   const file = flags["envFile"] ? await readEnvFile(flags["envFile"]) : {};
   const given = Object.fromEntries(
     Object.entries({
@@ -18,7 +18,10 @@ async function configOf(flags: Flags): Promise<Config> {
       LOG_LEVEL: flags["logLevel"],
     }).filter(([, value]) => value !== undefined),
   );
-  return readConfig({ ...file, ...process.env, ...given }, (flags["role"] ?? "all") as Role);
+  return readConfig(
+    { ...below, ...file, ...process.env, ...given, ...above },
+    (flags["role"] ?? "all") as Role,
+  );
 }
 
 const program = new Command("argo-alpine")
@@ -40,6 +43,19 @@ program
   .action(async (_options, command: Command) => {
     const { serve } = await import("./cli/serve");
     await serve(await configOf(command.optsWithGlobals()));
+  });
+
+program
+  .command("demo")
+  .description("serve sample signals from a directory of its own, to look around")
+  .option("--host <host>", "address to listen on (HOST)")
+  .option("--port <port>", "port to listen on, 0 for a free one (PORT)")
+  .action(async (_options, command: Command) => {
+    const { demo } = await import("./cli/demo");
+    const token = process.env["ARGO_WRITE_TOKEN"] || `demo-${crypto.randomUUID()}`;
+    const own = { DATA_DIR: "./data/demo", LOG_LEVEL: "warn", SHUTDOWN_DELAY_SECONDS: "0" };
+    const config = await configOf(command.optsWithGlobals(), own, { ARGO_WRITE_TOKEN: token });
+    await demo(config, token);
   });
 
 program

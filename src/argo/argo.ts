@@ -78,7 +78,7 @@ export class Argo implements AsyncDisposable {
    */
   static async open(options: ArgoOptions): Promise<Argo> {
     const { config, log, metrics, now } = options;
-    mkdirSync(dirname(config.signalsDb), { recursive: true });
+    mkdirSync(dirname(config.signalsDb), { recursive: true, mode: 0o750 });
     const writer = new SignalWriter({
       path: config.signalsDb,
       synchronous: options.synchronous ?? "FULL",
@@ -129,9 +129,10 @@ export class Argo implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     for (const timer of this.#timers) clearInterval(timer);
     await this.#adopting;
-    this.far[Symbol.dispose]();
-    await this.writer[Symbol.asyncDispose]();
+    await this.far[Symbol.asyncDispose]();
     this.reader[Symbol.dispose]();
+    // The last to let go of the file is the one that may fold its log into it.
+    await this.writer[Symbol.asyncDispose]();
   }
 
   /** Looks after the file while it is served. None of this runs for a poll. */
@@ -199,7 +200,7 @@ export class Argo implements AsyncDisposable {
       }
       this.damage = [error.detail];
     } finally {
-      checker[Symbol.dispose]();
+      await checker[Symbol.asyncDispose]();
     }
     if (this.damage.length === 0) return;
     await this.writer.refuse(this.damage.join("; "));

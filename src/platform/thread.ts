@@ -25,11 +25,14 @@ type Options = {
   onEvent: (event: string, data: unknown) => void;
 };
 
+/** How long a thread may take to end, milliseconds. */
+const endMs = 5_000;
+
 /**
  * A worker thread that answers calls in the order in which they are made. A thread that dies
  * fails its calls with 503; the next call starts another.
  */
-export class Thread implements Disposable {
+export class Thread {
   readonly #options: Options;
   readonly #pending = new Map<number, Pending>();
   #worker: Worker | null = null;
@@ -56,8 +59,18 @@ export class Thread implements Disposable {
     });
   }
 
-  [Symbol.dispose](): void {
-    this.#worker?.terminate();
+  /** Lets the thread finish what it was asked, close what it holds (`close`), and end. */
+  async end(): Promise<void> {
+    if (!this.#worker) return;
+    const worker = this.#worker;
+    const id = ++this.#lastId;
+    await new Promise<void>((resolve) => {
+      const done = () => resolve();
+      this.#pending.set(id, { resolve: done, reject: done });
+      worker.postMessage({ id, method: "close", args: null } satisfies ThreadRequest);
+      setTimeout(done, endMs).unref();
+    });
+    worker.terminate();
     this.#fail("The server is stopping.");
   }
 

@@ -18,7 +18,7 @@ type Options = {
  * Reads that may be long: a little on the server's thread, the rest on another one, in steps, so
  * that many share it fairly and each can be given up at its deadline.
  */
-export class FarReader implements Disposable {
+export class FarReader implements AsyncDisposable {
   readonly #thread: Thread;
   readonly #joined = new Map<string, Promise<Signal[]>>();
 
@@ -76,8 +76,8 @@ export class FarReader implements Disposable {
     return this.#thread.call("damage", null);
   }
 
-  [Symbol.dispose](): void {
-    this.#thread[Symbol.dispose]();
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#thread.end();
   }
 
   /** Equal walks over the same rows are one walk: a rare filter polled by many costs once. */

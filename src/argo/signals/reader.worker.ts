@@ -17,5 +17,6 @@ serveThread(({ path }: { path: string }) => {
     countRows: () => open().countRows(),
     datedAfter: ([text, limit]: [string, number]) => open().datedAfter(text, limit).length,
     damage: () => open().damage(),
+    close: () => reader?.[Symbol.dispose](),
   };
 });

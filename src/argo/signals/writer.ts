@@ -112,11 +112,7 @@ export class SignalWriter implements AsyncDisposable {
     this.#stopping = true;
     clearInterval(this.#forgetTimer);
     await this.#running;
-    try {
-      await this.#thread.call("close", null);
-    } finally {
-      this.#thread[Symbol.dispose]();
-    }
+    await this.#thread.end();
   }
 
   /** One group after another until nothing waits. */

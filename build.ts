@@ -1,0 +1,31 @@
+/**
+ * Builds dist/argo-alpine: one executable that needs nothing beside it.
+ * Both autoload flags are off: a compiled binary would otherwise run the `preload` of a
+ * bunfig.toml and read a .env in whatever directory it is started in.
+ */
+const outfile = "dist/argo-alpine";
+const target = process.argv[2] as Bun.Build.CompileTarget | undefined;
+
+export {};
+
+const result = await Bun.build({
+  entrypoints: [
+    "src/main.ts",
+    // Threads are entry points of their own, found below src/ by platform/thread.ts.
+    "src/argo/signals/reader.worker.ts",
+    "src/argo/signals/writer.worker.ts",
+  ],
+  root: "src",
+  minify: true,
+  bytecode: true,
+  format: "esm",
+  compile: {
+    outfile,
+    ...(target && { target }),
+    autoloadDotenv: false,
+    autoloadBunfig: false,
+  },
+});
+for (const log of result.logs) console.error(log);
+if (!result.success) process.exit(1);
+console.log(`${outfile} ${(Bun.file(outfile).size / 1e6).toFixed(1)} MB`);
