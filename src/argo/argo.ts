@@ -31,6 +31,7 @@ const keepEveryMs = 250;
 const futureEveryMs = 10_000;
 const futureCountMax = 100;
 const damageCheckAfterMs = 1_000;
+const wakeWriterAfterMs = 100;
 const answersMax = 4_096;
 const answersBytesMax = 16 * 1024 * 1024;
 
@@ -139,10 +140,9 @@ export class Argo implements AsyncDisposable {
   #keep(): void {
     this.#every(keepEveryMs, () => this.#keepAdopted());
     this.#every(futureEveryMs, () => void this.#countFutureDated());
-    this.#countFutureDated().catch(() => undefined);
-    const timer = setTimeout(() => void this.#checkDamage(), damageCheckAfterMs);
-    timer.unref();
-    this.#timers.push(timer);
+    // The writer's thread also keeps the log short while only the engine writes.
+    this.#after(wakeWriterAfterMs, () => this.#adopt());
+    this.#after(damageCheckAfterMs, () => void this.#checkDamage());
   }
 
   #every(ms: number, work: () => void): void {
@@ -151,9 +151,15 @@ export class Argo implements AsyncDisposable {
     this.#timers.push(timer);
   }
 
+  #after(ms: number, work: () => void): void {
+    const timer = setTimeout(work, ms);
+    timer.unref();
+    this.#timers.push(timer);
+  }
+
   /** The engine may drop its table and make it anew: then it is adopted again. */
   #keepAdopted(): void {
-    const { reader, writer, options } = this;
+    const { reader, options } = this;
     try {
       reader.refresh();
     } catch {
@@ -161,12 +167,15 @@ export class Argo implements AsyncDisposable {
       return;
     }
     options.metrics.head.set(reader.head.maxId);
-    if (!reader.layout || ready(reader) || this.#adopting) return;
-    this.#adopting = writer
+    if (reader.layout && !ready(reader)) this.#adopt();
+  }
+
+  #adopt(): void {
+    this.#adopting ??= this.writer
       .adopt(false)
       .then(() => undefined)
       .catch(async (error: unknown) => {
-        options.log.debug({ reason: String(error) }, "not adopted yet");
+        this.options.log.debug({ reason: String(error) }, "not adopted yet");
         await Bun.sleep(adoptAgainMs);
       })
       .finally(() => {

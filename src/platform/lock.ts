@@ -1,7 +1,7 @@
-import type { Database } from "bun:sqlite";
+import { Database } from "bun:sqlite";
 import { join } from "node:path";
 import { SetupError } from "../errors";
-import { openDatabase, sqliteCode } from "./sqlite";
+import { sqliteCode } from "./sqlite";
 
 /**
  * Makes this process the one owner of a directory, for what cannot be shared: an exclusive
@@ -9,9 +9,8 @@ import { openDatabase, sqliteCode } from "./sqlite";
  * @throws SetupError when another process owns the directory.
  */
 export function ownDirectory(dir: string): Disposable {
-  const db = openDatabase(join(dir, "owner.lock"), "writer");
+  const db = new Database(join(dir, "owner.lock"), { create: true, strict: true });
   try {
-    db.run("PRAGMA busy_timeout = 0");
     db.run("BEGIN EXCLUSIVE");
   } catch (cause) {
     db.close();

@@ -10,8 +10,9 @@ export type Idempotency = { key: string; bodySha256: string };
 type Row = Accepted["signals"][number];
 
 /** The writes on one connection. Every method runs inside a transaction that the caller holds. */
-export class SignalLedger {
+export class SignalLedger implements Disposable {
   readonly layout: Layout;
+  readonly #statements: Statement[] = [];
   readonly #insert: Statement;
   readonly #same: Statement;
   readonly #setHash: Statement;
@@ -40,7 +41,12 @@ export class SignalLedger {
       "timestamp",
       ...(has.sha256 ? ["sha256"] : []),
     ];
-    this.#insert = db.prepare(
+    const prepare = (sql: string): Statement => {
+      const statement = db.prepare(sql);
+      this.#statements.push(statement);
+      return statement;
+    };
+    this.#insert = prepare(
       `INSERT INTO "signals" (${kept.map((name) => `"${name}"`).join(",")}) VALUES (${kept.map((name) => `$${name}`).join(",")})`,
     );
     const nullable = (there: boolean, name: string) => (there ? `"${name}" IS $${name}` : "1");
@@ -48,7 +54,7 @@ export class SignalLedger {
       ? '"sha256"'
       : `(SELECT sha256 FROM argo_hashes WHERE id = "signals".${id})`;
     const index = layout.indexes.symbol ? `INDEXED BY "${layout.indexes.symbol}"` : "";
-    this.#same = db.prepare(
+    this.#same = prepare(
       `SELECT ${id} AS id, ${stored} AS sha256 FROM "signals" ${index}
        WHERE "symbol" = $symbol AND ${layout.timestamp} = $timestamp AND "action" = $action
          AND "entry_price" = $entry_price AND "confidence" = $confidence
@@ -56,14 +62,14 @@ export class SignalLedger {
          AND ${has.strategy ? `coalesce("strategy",'${DEFAULT_STRATEGY}') = $strategy` : "1"}
        ORDER BY ${id} LIMIT 1`,
     );
-    this.#setHash = db.prepare("INSERT OR REPLACE INTO argo_hashes (id, sha256) VALUES (?, ?)");
-    this.#exists = db.prepare(`SELECT 1 FROM "signals" WHERE ${id} = ?`);
-    this.#supersede = db.prepare("INSERT INTO argo_supersedes (id, supersedes) VALUES (?, ?)");
-    this.#superseded = db.prepare("SELECT supersedes FROM argo_supersedes WHERE id = ?");
-    this.#replay = db.prepare(
+    this.#setHash = prepare("INSERT OR REPLACE INTO argo_hashes (id, sha256) VALUES (?, ?)");
+    this.#exists = prepare(`SELECT 1 FROM "signals" WHERE ${id} = ?`);
+    this.#supersede = prepare("INSERT INTO argo_supersedes (id, supersedes) VALUES (?, ?)");
+    this.#superseded = prepare("SELECT supersedes FROM argo_supersedes WHERE id = ?");
+    this.#replay = prepare(
       "SELECT body_sha256 AS bodySha256, answer FROM argo_idempotency WHERE key = ?",
     );
-    this.#remember = db.prepare(
+    this.#remember = prepare(
       "INSERT INTO argo_idempotency (key, body_sha256, answer, created_at) VALUES (?, ?, ?, ?)",
     );
   }
@@ -111,6 +117,10 @@ export class SignalLedger {
     if (!this.layout.has.sha256) this.#setHash.run(id, sha256);
     if (supersedes !== null) this.#supersede.run(id, supersedes);
     return { id, sha256, duplicate: false };
+  }
+
+  [Symbol.dispose](): void {
+    for (const statement of this.#statements) statement.finalize();
   }
 
   /** A repeated signal that names another predecessor is not the same signal. */

@@ -60,7 +60,7 @@ serveThread(({ path, synchronous, checkpointMs }: Start) => {
 
   function fail(error: unknown): never {
     // A table made anew or a lock lost: look again at the next call.
-    ledger = undefined;
+    forgetLedger();
     if (isCorruption(error)) damage = String(error);
     throw translate(error);
   }
@@ -74,9 +74,16 @@ serveThread(({ path, synchronous, checkpointMs }: Start) => {
     );
   }
 
+  /** Statements left open would keep the file open, and its log beside it. */
+  function forgetLedger(): void {
+    ledger?.[Symbol.dispose]();
+    ledger = undefined;
+  }
+
   function ledgerOf(handle: Database): SignalLedger {
     const version = schemaVersion(handle);
-    if (!ledger || version !== seenSchema) ledger = new SignalLedger(handle);
+    if (version !== seenSchema) forgetLedger();
+    ledger ??= new SignalLedger(handle);
     seenSchema = version;
     return ledger;
   }
@@ -102,7 +109,7 @@ serveThread(({ path, synchronous, checkpointMs }: Start) => {
     /** Adopts the file. Blocks this thread alone. */
     adopt: ({ create }: { create: boolean }) => {
       mustBeSound();
-      ledger = undefined;
+      forgetLedger();
       try {
         return adopt(open(), note, create) !== null;
       } catch (error) {
@@ -156,7 +163,7 @@ serveThread(({ path, synchronous, checkpointMs }: Start) => {
 
     close: () => {
       checkpoint();
-      ledger = undefined;
+      forgetLedger();
       db?.close();
       db = undefined;
     },
