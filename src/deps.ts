@@ -4,7 +4,7 @@ import { Admission } from "./http/admit";
 import { Guard } from "./http/guard";
 import { SlidingWindow } from "./http/limit";
 import { createLog, type Logger } from "./platform/log";
-import { createMetrics, type Metrics } from "./platform/metrics";
+import { Metrics } from "./platform/metrics";
 import type { Synchronous } from "./platform/sqlite";
 
 /** What the application stands on. Whoever opened it disposes it. */
@@ -33,7 +33,7 @@ const minuteMs = 60_000;
 export async function openDeps(config: Config, overrides: Overrides = {}): Promise<Deps> {
   const now = overrides.now ?? Date.now;
   const log = overrides.log ?? createLog(config.logLevel);
-  const metrics = createMetrics();
+  const metrics = new Metrics();
   const limiter = new SlidingWindow({
     limit: config.rateLimitPerMinute,
     windowMs: minuteMs,
@@ -48,6 +48,7 @@ export async function openDeps(config: Config, overrides: Overrides = {}): Promi
     now,
     ...(overrides.synchronous && { synchronous: overrides.synchronous }),
   });
+  watchAll(metrics, argo, limiter);
   return {
     config,
     log,
@@ -58,4 +59,52 @@ export async function openDeps(config: Config, overrides: Overrides = {}): Promi
     state: { started: false, draining: false },
     [Symbol.asyncDispose]: () => argo[Symbol.asyncDispose](),
   };
+}
+
+function watchAll(metrics: Metrics, argo: Argo, limiter: SlidingWindow): void {
+  const { answers, reader, writer } = argo;
+  metrics.watch(
+    "counter",
+    "rate_limit_requests_total",
+    "Requests that the rate limit was asked about.",
+    () => limiter.asked,
+  );
+  metrics.watch(
+    "counter",
+    "rate_limit_exceeded_total",
+    "Requests that the rate limit refused.",
+    () => limiter.refused,
+  );
+  metrics.watch(
+    "counter",
+    "argo_answers_reused_total",
+    "Polls answered from bytes that were still valid.",
+    () => answers.reused,
+  );
+  metrics.watch(
+    "counter",
+    "argo_answers_made_total",
+    "Polls whose answer was read from the signal file.",
+    () => answers.made,
+  );
+  metrics.watch("gauge", "argo_answers_bytes", "Bytes of answers held.", () => answers.bytes);
+  metrics.watch("gauge", "argo_head_id", "Highest id in the signal file.", () => reader.head.maxId);
+  metrics.watch(
+    "counter",
+    "argo_commits_total",
+    "Group commits of the writer.",
+    () => writer.commits,
+  );
+  metrics.watch(
+    "gauge",
+    "argo_ingest_waiting_requests",
+    "Posts waiting for the writer.",
+    () => writer.waiting,
+  );
+  metrics.watch(
+    "gauge",
+    "argo_future_dated_signals",
+    "Newest signals dated more than 300 s ahead, at most 100 counted: they pin the top.",
+    () => argo.futureDated,
+  );
 }

@@ -43,6 +43,8 @@ export class Argo implements AsyncDisposable {
   readonly cursors: Cursors;
   /** What SQLite's own check found; empty while it has found nothing. */
   damage: string[] = [];
+  /** Newest signals dated too far ahead, as last counted. */
+  futureDated = 0;
   readonly #timers: Timer[] = [];
   #adopting: Promise<void> | null = null;
 
@@ -159,14 +161,13 @@ export class Argo implements AsyncDisposable {
 
   /** The engine may drop its table and make it anew: then it is adopted again. */
   #keepAdopted(): void {
-    const { reader, options } = this;
+    const { reader } = this;
     try {
       reader.refresh();
     } catch {
       // Told by every poll and by the health check; the next look tries again.
       return;
     }
-    options.metrics.head.set(reader.head.maxId);
     if (reader.layout && !ready(reader)) this.#adopt();
   }
 
@@ -186,8 +187,7 @@ export class Argo implements AsyncDisposable {
   async #countFutureDated(): Promise<void> {
     const bound = new Date(this.options.now() + TIMESTAMP_AHEAD_SECONDS_MAX * 1000).toISOString();
     try {
-      const rows = await this.far.datedAfter(bound.slice(0, 19), futureCountMax);
-      this.options.metrics.futureDated.set(rows);
+      this.futureDated = await this.far.datedAfter(bound.slice(0, 19), futureCountMax);
     } catch (error) {
       this.options.log.debug({ reason: String(error) }, "future-dated signals not counted");
     }

@@ -83,8 +83,6 @@ export function createEdge(inner: Inner, deps: EdgeDeps): Fetch {
     if (exchange.verdict) {
       for (const [name, value] of Object.entries(policy)) headers.set(name, value);
       setLimitHeaders(headers, exchange.verdict);
-      metrics.limitRequests.inc();
-      if (!exchange.verdict.allowed) metrics.limitExceeded.inc();
     }
     if (deps.draining()) headers.set("Connection", "close");
     const { method } = request;

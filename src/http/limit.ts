@@ -22,6 +22,8 @@ export type LimitOptions = { limit: number; windowMs: number; keysMax: number; n
  * Answers from memory, without awaiting anything.
  */
 export class SlidingWindow implements Store<AppEnv> {
+  asked = 0;
+  refused = 0;
   readonly #windows = new Map<string, Window>();
 
   constructor(readonly options: LimitOptions) {}
@@ -37,7 +39,9 @@ export class SlidingWindow implements Store<AppEnv> {
     const elapsed = at - window.startedAt;
     const used = window.previous * (1 - elapsed / windowMs) + window.current;
     const allowed = used + 1 <= limit;
+    this.asked += 1;
     if (allowed) window.current += 1;
+    else this.refused += 1;
     const waitMs = allowed ? windowMs - elapsed : this.#waitMs(window, elapsed);
     return {
       allowed,

@@ -20,14 +20,14 @@ export function problem(error: AppError, instance: string): Response {
   return new Response(asciiJson(body), { status: error.status, headers });
 }
 
+// oxlint-disable-next-line no-control-regex -- everything outside ASCII is what is looked for
+const beyondAscii = /[^\x00-\x7f]/;
+const everyBeyondAscii = new RegExp(beyondAscii, "g");
+
 /** JSON in ASCII alone: Bun sends such a string without transcoding it at each answer. */
 export function asciiJson(value: unknown): string {
   const json = JSON.stringify(value);
-  // oxlint-disable-next-line no-control-regex -- everything outside ASCII is what is looked for
-  return /[^\x00-\x7f]/.test(json)
-    ? json.replace(
-        /[^\x00-\x7f]/g,
-        (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`,
-      )
-    : json;
+  if (!beyondAscii.test(json)) return json;
+  const escaped = (unit: string) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`;
+  return json.replace(everyBeyondAscii, escaped);
 }

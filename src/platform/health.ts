@@ -108,8 +108,7 @@ export function operationRoutes({ config, metrics, now, ready, signalsFault }: D
           headers: { "WWW-Authenticate": 'Bearer realm="metrics"' },
         });
       }
-      return c.text(await metrics.registry.metrics(), 200, {
-        "Content-Type": metrics.registry.contentType,
-      }) as never;
+      const { type, text } = await metrics.expose();
+      return c.text(text, 200, { "Content-Type": type }) as never;
     });
 }

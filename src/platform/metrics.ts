@@ -1,80 +1,58 @@
-import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
-import { HeldCounter, HeldHistogram } from "./series";
-
-/** Every metric of this process. Names without a prefix are those of the replaced systems. */
-export type Metrics = ReturnType<typeof createMetrics>;
+import type { Metric, Registry } from "prom-client";
+import { HeldCounter, HeldHistogram, Watched, type Held } from "./series";
 
 const seconds = [0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1, 5];
 
-export function createMetrics() {
-  const registry = new Registry();
-  const registers = [registry];
-  collectDefaultMetrics({ register: registry });
-  return {
-    registry,
-    requests: new HeldCounter(
-      registry,
-      "api_requests_total",
-      "Requests by method, route and status.",
-    ),
-    requestDuration: new HeldHistogram(
-      registry,
+/**
+ * Every metric of this process. Names without a prefix are those of the replaced systems. The
+ * library is loaded at the first scrape: a server that just started answers polls first.
+ */
+export class Metrics {
+  // First: the fields below add themselves to it.
+  readonly #held: Held[] = [];
+  readonly requests = this.#add(
+    new HeldCounter("api_requests_total", "Requests by method, route and status."),
+  );
+  readonly requestDuration = this.#add(
+    new HeldHistogram(
       "api_request_duration_seconds",
       "Time from a request's arrival to its answer.",
       seconds,
     ),
-    limitRequests: new Counter({
-      name: "rate_limit_requests_total",
-      help: "Requests that the rate limit was asked about.",
-      registers,
-    }),
-    limitExceeded: new Counter({
-      name: "rate_limit_exceeded_total",
-      help: "Requests that the rate limit refused.",
-      registers,
-    }),
-    answersReused: new Counter({
-      name: "argo_answers_reused_total",
-      help: "Polls answered from bytes that were still valid.",
-      registers,
-    }),
-    answersMade: new Counter({
-      name: "argo_answers_made_total",
-      help: "Polls whose answer was read from the signal file.",
-      registers,
-    }),
-    head: new Gauge({
-      name: "argo_head_id",
-      help: "Highest id in the signal file.",
-      registers,
-    }),
-    futureDated: new Gauge({
-      name: "argo_future_dated_signals",
-      help: "Newest signals dated more than 300 s ahead, at most 100 counted: they pin the top.",
-      registers,
-    }),
-    ingested: new Counter({
-      name: "argo_ingested_signals_total",
-      help: "Signals acknowledged as durable, by outcome.",
-      labelNames: ["outcome"] as const,
-      registers,
-    }),
-    commits: new Counter({
-      name: "argo_commits_total",
-      help: "Group commits of the writer.",
-      registers,
-    }),
-    commitDuration: new Histogram({
-      name: "db_query_duration_seconds",
-      help: "Duration of database work, by kind.",
-      labelNames: ["kind"] as const,
-      buckets: seconds,
-      registers,
-    }),
-    queueRows: new Gauge({
-      name: "argo_ingest_queue_requests",
-      help: "Posts waiting for the writer.",
-      registers,
-    }),
-  };
+  );
+  readonly queryDuration = this.#add(
+    new HeldHistogram("db_query_duration_seconds", "Duration of database work, by kind.", seconds),
+  );
+  readonly ingested = this.#add(
+    new HeldCounter(
+      "argo_ingested_signals_total",
+      "Signals acknowledged as durable, by outcome (written or duplicate).",
+    ),
+  );
+  #registry: Promise<Registry> | null = null;
+
+  /** A value that somebody else keeps, read when it is scraped. */
+  watch(type: "counter" | "gauge", name: string, help: string, read: () => number): void {
+    this.#add(new Watched(type, name, help, read));
+  }
+
+  /** The text that Prometheus scrapes, with its content type. */
+  async expose(): Promise<{ type: string; text: string }> {
+    const registry = await (this.#registry ??= this.#makeRegistry());
+    return { type: registry.contentType, text: await registry.metrics() };
+  }
+
+  #add<H extends Held>(held: H): H {
+    this.#held.push(held);
+    return held;
+  }
+
+  async #makeRegistry(): Promise<Registry> {
+    const { collectDefaultMetrics, Registry } = await import("prom-client");
+    const registry = new Registry();
+    // The registry asks a metric for no more than its name and its values.
+    for (const held of this.#held) registry.registerMetric(held as unknown as Metric);
+    collectDefaultMetrics({ register: registry });
+    return registry;
+  }
 }

@@ -1,25 +1,25 @@
-import type { Metric, Registry } from "prom-client";
-
 type Labels = Record<string, string | number>;
 type Value = { labels: Labels; value: number; metricName?: string };
+
+/** A metric as the registry of prom-client asks for it at a scrape. */
+export type Held = {
+  readonly name: string;
+  get(): Promise<{ name: string; help: string; type: string; aggregator: string; values: Value[] }>;
+};
 
 /**
  * Counters and histograms whose series are held by whoever counts. The library's own hash their
  * labels at each observation, a third of a poll's time; these cost an addition, and the library
  * reads them when it is scraped.
  */
-abstract class Held<S> {
+abstract class HeldSeries<S> implements Held {
   readonly #held = new Map<string, { labels: Labels; series: S }>();
-  readonly aggregator = "sum";
 
   constructor(
-    registry: Registry,
+    private readonly type: "counter" | "histogram",
     readonly name: string,
     readonly help: string,
-    readonly type: "counter" | "histogram",
-  ) {
-    registry.registerMetric(this as unknown as Metric);
-  }
+  ) {}
 
   /** The series of these labels, the same one at each call. */
   of(labels: Labels): S {
@@ -31,37 +31,30 @@ abstract class Held<S> {
     return made.series;
   }
 
-  /** What the registry asks for at a scrape. */
   get() {
-    const { name, help, type, aggregator } = this;
-    const values = [...this.#held.values()].flatMap((held) =>
-      this.values(held.labels, held.series),
-    );
-    return Promise.resolve({ name, help, type, aggregator, values });
-  }
-
-  reset(): void {
-    this.#held.clear();
+    const { name, help, type } = this;
+    const values = [...this.#held.values()].flatMap((h) => this.values(h.labels, h.series));
+    return Promise.resolve({ name, help, type, aggregator: "sum", values });
   }
 
   protected abstract make(): S;
   protected abstract values(labels: Labels, series: S): Value[];
 }
 
-export class Tally {
+export class Count {
   value = 0;
 }
 
-export class HeldCounter extends Held<Tally> {
-  constructor(registry: Registry, name: string, help: string) {
-    super(registry, name, help, "counter");
+export class HeldCounter extends HeldSeries<Count> {
+  constructor(name: string, help: string) {
+    super("counter", name, help);
   }
 
-  protected make(): Tally {
-    return new Tally();
+  protected make(): Count {
+    return new Count();
   }
 
-  protected values(labels: Labels, { value }: Tally): Value[] {
+  protected values(labels: Labels, { value }: Count): Value[] {
     return [{ labels, value }];
   }
 }
@@ -83,14 +76,13 @@ export class Distribution {
   }
 }
 
-export class HeldHistogram extends Held<Distribution> {
+export class HeldHistogram extends HeldSeries<Distribution> {
   constructor(
-    registry: Registry,
     name: string,
     help: string,
     private readonly bounds: readonly number[],
   ) {
-    super(registry, name, help, "histogram");
+    super("histogram", name, help);
   }
 
   protected make(): Distribution {
@@ -108,5 +100,21 @@ export class HeldHistogram extends Held<Distribution> {
       { labels, value: sum, metricName: `${this.name}_sum` },
       { labels, value: total, metricName: `${this.name}_count` },
     ];
+  }
+}
+
+/** A value that somebody else keeps. */
+export class Watched implements Held {
+  constructor(
+    private readonly type: "counter" | "gauge",
+    readonly name: string,
+    readonly help: string,
+    private readonly read: () => number,
+  ) {}
+
+  get() {
+    const { name, help, type } = this;
+    const values = [{ labels: {}, value: this.read() }];
+    return Promise.resolve({ name, help, type, aggregator: "sum", values });
   }
 }

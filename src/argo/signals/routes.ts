@@ -230,7 +230,8 @@ export function signalRoutes({ config, argo, admission, metrics, poll }: Deps) {
       );
       const { answer, replayed } = await argo.writer.submit({ body, idempotency });
       for (const { duplicate } of answer.signals) {
-        metrics.ingested.inc({ outcome: duplicate || replayed ? "duplicate" : "written" });
+        metrics.ingested.of({ outcome: duplicate || replayed ? "duplicate" : "written" }).value +=
+          1;
       }
       if (replayed) c.header("Idempotency-Replayed", "true");
       return c.json(answer, 201);

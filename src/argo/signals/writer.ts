@@ -30,6 +30,8 @@ export class SignalWriter implements AsyncDisposable {
   readonly #options: Options;
   readonly #waiting: Waiting[] = [];
   readonly #inFlight = new Set<string>();
+  /** Group commits so far. */
+  commits = 0;
   #waitingBytes = 0;
   #running: Promise<void> | null = null;
   #stopping = false;
@@ -142,8 +144,8 @@ export class SignalWriter implements AsyncDisposable {
         posts,
         nowMs: now(),
       });
-      metrics.commits.inc();
-      metrics.commitDuration.observe({ kind: "signals_commit" }, durationMs / 1000);
+      this.commits += 1;
+      metrics.queryDuration.of({ kind: "signals_commit" }).observe(durationMs / 1000);
       for (const [i, waiting] of group.entries()) {
         const outcome = outcomes[i];
         if (outcome) waiting.settle(outcome);
