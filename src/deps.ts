@@ -22,6 +22,8 @@ export type Deps = AsyncDisposable & {
 export type Overrides = {
   now?: () => number;
   log?: Logger;
+  /** Called before the signal file is written for the first time; what it throws ends the start. */
+  beforeWriting?: () => void;
   /** OFF only to measure what durability costs. */
   synchronous?: Synchronous;
 };
@@ -46,7 +48,8 @@ export async function openDeps(config: Config, overrides: Overrides = {}): Promi
     metrics,
     limitOptions: limiter.options,
     now,
-    ...(overrides.synchronous && { synchronous: overrides.synchronous }),
+    beforeWriting: overrides.beforeWriting ?? (() => undefined),
+    synchronous: overrides.synchronous ?? "FULL",
   });
   watchAll(metrics, argo, limiter);
   return {

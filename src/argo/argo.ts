@@ -21,8 +21,8 @@ export type ArgoOptions = {
   metrics: Metrics;
   limitOptions: LimitOptions;
   now: () => number;
-  /** OFF only to measure what durability costs. */
-  synchronous?: Synchronous;
+  beforeWriting: () => void;
+  synchronous: Synchronous;
 };
 
 const deadlineMs = 5_000;
@@ -81,10 +81,9 @@ export class Argo implements AsyncDisposable {
    */
   static async open(options: ArgoOptions): Promise<Argo> {
     const { config, log, metrics, now } = options;
-    mkdirSync(dirname(config.signalsDb), { recursive: true, mode: 0o750 });
     const writer = new SignalWriter({
       path: config.signalsDb,
-      synchronous: options.synchronous ?? "FULL",
+      synchronous: options.synchronous,
       now,
       metrics,
       onEvent: threadEvents(log),
@@ -92,6 +91,8 @@ export class Argo implements AsyncDisposable {
     try {
       let reader = tryReader(config.signalsDb);
       if (!ready(reader)) {
+        options.beforeWriting();
+        mkdirSync(dirname(config.signalsDb), { recursive: true, mode: 0o750 });
         const fault = await adoptPatiently(writer, log);
         reader ??= tryReader(config.signalsDb);
         if (fault && !reader?.layout) throw fault;

@@ -14,8 +14,7 @@ export type Running = AsyncDisposable & { url: string; deps: Deps };
  * @throws SetupError when the port is taken or the signal file cannot be served.
  */
 export async function start(config: Config, overrides: Overrides = {}): Promise<Running> {
-  await mustBeFree(config);
-  const deps = await openDeps(config, overrides);
+  const deps = await openDeps(config, { beforeWriting: () => mustBeFree(config), ...overrides });
   const { log, state } = deps;
   let server: Server<unknown>;
   try {
@@ -82,8 +81,8 @@ function listen(config: Config, deps: Deps): Server<unknown> {
   }
 }
 
-/** Before anything is opened or written: a second server on one port must leave no trace. */
-async function mustBeFree({ host, port }: Config): Promise<void> {
+/** Before anything is written: a second server on one port must leave no trace. */
+function mustBeFree({ host, port }: Config): void {
   if (port === 0) return;
   try {
     const probe = Bun.listen({ hostname: host, port, socket: { data() {} } });
