@@ -7,6 +7,7 @@ import { secureHeaders } from "../http/policy";
 import type { Logger } from "../platform/log";
 import type { Metrics } from "../platform/metrics";
 import { isCorruption, type Synchronous } from "../platform/sqlite";
+import { walDamage } from "../platform/wal";
 import { Cursors } from "./signals/cursor";
 import { FarReader } from "./signals/far";
 import { LatestAnswers } from "./signals/latest";
@@ -81,6 +82,7 @@ export class Argo implements AsyncDisposable {
    */
   static async open(options: ArgoOptions): Promise<Argo> {
     const { config, log, metrics, now } = options;
+    mustHaveSoundLog(config.signalsDb);
     const writer = new SignalWriter({
       path: config.signalsDb,
       synchronous: options.synchronous,
@@ -243,6 +245,15 @@ function tryReader(path: string): SignalReader | null {
     }
     return null;
   }
+}
+
+function mustHaveSoundLog(path: string): void {
+  const damage = walDamage(path);
+  if (damage === null) return;
+  throw new SetupError(
+    `The signal file has lost commits: ${damage}. Nothing is changed.`,
+    `Run \`argo-alpine restore BACKUP\`, or give those commits up with: sqlite3 ${path} 'PRAGMA wal_checkpoint(TRUNCATE)'`,
+  );
 }
 
 /** Adopts the file; a lock held by somebody else is waited for. Returns why it could not be done. */

@@ -1,0 +1,81 @@
+import { closeSync, fstatSync, openSync, readSync } from "node:fs";
+
+const headerBytes = 32;
+const frameHeaderBytes = 24;
+
+type Sums = [number, number];
+
+/**
+ * Looks for damage inside a write-ahead log. SQLite takes the first frame whose checksum fails as
+ * the end of the log, in silence, and with it goes every commit after it. A torn end is normal
+ * after a crash; a failed frame that a sound one follows is not.
+ * Only for a file that this process has not opened: closing a descriptor of a live one drops
+ * SQLite's locks. Format: sqlite.org/fileformat2.html §4.
+ * @returns what is wrong; null when nothing is, or there is no log.
+ */
+export function walDamage(databasePath: string): string | null {
+  let fd: number;
+  try {
+    fd = openSync(`${databasePath}-wal`, "r");
+  } catch {
+    // No log, or one that only its owner may read: SQLite will tell which.
+    return null;
+  }
+  try {
+    return inspect(fd, fstatSync(fd).size);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function inspect(fd: number, size: number): string | null {
+  if (size < headerBytes) return null;
+  const header = read(fd, 0, headerBytes);
+  const magic = header.getUint32(0);
+  if (magic !== 0x377f0682 && magic !== 0x377f0683) return null;
+  const littleEndian = magic === 0x377f0682;
+  const pageBytes = header.getUint32(8);
+  if (pageBytes < 512 || pageBytes > 65_536) return null;
+  const salts: Sums = [header.getUint32(16), header.getUint32(20)];
+  const frameBytes = frameHeaderBytes + pageBytes;
+  let sums: Sums = [header.getUint32(24), header.getUint32(28)];
+  let failed: number | null = null;
+  for (let n = 1, at = headerBytes; at + frameBytes <= size; n += 1, at += frameBytes) {
+    const frame = read(fd, at, frameBytes);
+    // A frame of an earlier round of the log: the end of this one.
+    if (frame.getUint32(8) !== salts[0] || frame.getUint32(12) !== salts[1]) return null;
+    const stored: Sums = [frame.getUint32(16), frame.getUint32(20)];
+    const made = checksum(frame, 0, 8, littleEndian, sums);
+    const all = checksum(frame, frameHeaderBytes, pageBytes, littleEndian, made);
+    const sound = all[0] === stored[0] && all[1] === stored[1];
+    if (sound && failed !== null) {
+      return `frame ${failed} of the write-ahead log is damaged and sound ones follow it`;
+    }
+    if (!sound) failed = n;
+    // Each sum goes on from the last one stored, so the frame after a damaged one can be judged.
+    sums = stored;
+  }
+  return null;
+}
+
+function checksum(
+  view: DataView,
+  from: number,
+  bytes: number,
+  littleEndian: boolean,
+  [first, second]: Sums,
+): Sums {
+  let s0 = first;
+  let s1 = second;
+  for (let at = from; at < from + bytes; at += 8) {
+    s0 = (s0 + view.getUint32(at, littleEndian) + s1) >>> 0;
+    s1 = (s1 + view.getUint32(at + 4, littleEndian) + s0) >>> 0;
+  }
+  return [s0, s1];
+}
+
+function read(fd: number, at: number, bytes: number): DataView {
+  const view = new DataView(new ArrayBuffer(bytes));
+  readSync(fd, view, 0, bytes, at);
+  return view;
+}
