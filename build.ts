@@ -1,3 +1,5 @@
+import { build, file } from "bun";
+
 /**
  * Builds dist/argo-alpine: one executable that needs nothing beside it.
  * Both autoload flags are off: a compiled binary would otherwise run the `preload` of a
@@ -6,9 +8,7 @@
 const outfile = "dist/argo-alpine";
 const target = process.argv[2] as Bun.Build.CompileTarget | undefined;
 
-export {};
-
-const result = await Bun.build({
+const result = await build({
   entrypoints: [
     "src/main.ts",
     // Threads are entry points of their own, found below src/ by platform/thread.ts.
@@ -28,4 +28,4 @@ const result = await Bun.build({
 });
 for (const log of result.logs) console.error(log);
 if (!result.success) process.exit(1);
-console.log(`${outfile} ${(Bun.file(outfile).size / 1e6).toFixed(1)} MB`);
+console.log(`${outfile} ${(file(outfile).size / 1e6).toFixed(1)} MB`);
