@@ -11,6 +11,8 @@ import { problem } from "./http/respond";
 import { operationRoutes } from "./platform/health";
 import { version } from "./version";
 
+/** Of both Bun sends what HTTP allows: to HEAD the headers alone. */
+const readMethods = new Set(["GET", "HEAD"]);
 const methods = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 
 /** The whole application: every mount, in order, inside the edge that all requests pass. */
@@ -19,7 +21,8 @@ export function createApp(deps: Deps) {
   const draining = () => state.draining;
   const app = new OpenAPIHono<AppEnv>();
 
-  const poll = createPoll({ config, answers: argo.answers, admission, metrics, draining });
+  const { answers } = argo;
+  const poll = createPoll({ config, answers, admission, metrics, draining, refuse });
   app.route("/", signalRoutes({ config, argo, admission, metrics, poll }));
   app.route(
     "/",
@@ -67,15 +70,8 @@ export function createApp(deps: Deps) {
     {
       fetch: (request, exchange) => {
         // The poll needs no router: what that costs would be a good part of its answer.
-        if (request.method !== "GET" || !isPoll(request.url)) return app.fetch(request, exchange);
-        try {
-          const answer = poll(request, exchange);
-          return answer instanceof Promise
-            ? answer.catch((error: unknown) => refuse(error, request, exchange))
-            : answer;
-        } catch (error) {
-          return refuse(error, request, exchange);
-        }
+        const polled = readMethods.has(request.method) && isPoll(request.url);
+        return polled ? poll(request, exchange) : app.fetch(request, exchange);
       },
       routeOf: (request) => {
         if (isPoll(request.url)) return latestPath;

@@ -3,8 +3,12 @@ import { Command, Option } from "commander";
 import { type Config, readConfig, type Role, roles } from "./config";
 import { SetupError } from "./errors";
 import { version } from "./version";
+import type { ExportOptions } from "./cli/export";
+import type { ImportOptions } from "./cli/import";
+import type { SeedOptions } from "./cli/seed";
 
 type Flags = Record<string, string | undefined>;
+type ForceOptions = { force?: boolean; json?: boolean };
 
 /** Flags win over variables, variables over defaults; --env-file stands below the environment. */
 async function configOf(flags: Flags, below: Flags = {}, above: Flags = {}): Promise<Config> {
@@ -56,6 +60,97 @@ program
     const own = { DATA_DIR: "./data/demo", LOG_LEVEL: "warn", SHUTDOWN_DELAY_SECONDS: "0" };
     const config = await configOf(command.optsWithGlobals(), own, { ARGO_WRITE_TOKEN: token });
     await demo(config, token);
+  });
+
+const jsonFlag = "--json";
+const jsonText = "print the result as JSON";
+
+const outputFor = async ({ json }: { json?: boolean }) => {
+  const { Output } = await import("./cli/output");
+  return new Output({ json: json === true, plain: Boolean(process.env["NO_COLOR"]) });
+};
+
+program
+  .command("migrate")
+  .description("make the signal file ready to be served; safe to repeat, also beside a server")
+  .option(jsonFlag, jsonText)
+  .action(async (options: { json?: boolean }, command: Command) => {
+    const { migrate } = await import("./cli/migrate");
+    await migrate(await configOf(command.optsWithGlobals()), await outputFor(options));
+  });
+
+program
+  .command("import")
+  .description("take signals from NDJSON, CSV (each also as .gz) or an engine's SQLite file")
+  .argument("<file>", "the file, or - for standard input")
+  .option("--skip-bad", "pass over rows that cannot be read, and list the first ones")
+  .option(jsonFlag, jsonText)
+  .action(async (file: string, options: ImportOptions & { json?: boolean }, command: Command) => {
+    const { importRows } = await import("./cli/import");
+    const config = await configOf(command.optsWithGlobals());
+    await importRows(config, file, options, await outputFor(options));
+  });
+
+program
+  .command("seed")
+  .description('write synthetic signals of the strategy "demo", the same ones for the same seed')
+  .requiredOption("--rows <n>", "how many")
+  .option("--seed <n>", "where the random numbers start", "1")
+  .option("--symbols <n>", "how many symbols", "25")
+  .option(jsonFlag, jsonText)
+  .action(async (options: SeedOptions & { json?: boolean }, command: Command) => {
+    const { seed } = await import("./cli/seed");
+    await seed(await configOf(command.optsWithGlobals()), options, await outputFor(options));
+  });
+
+program
+  .command("export")
+  .description("write signals as NDJSON by ascending id, to standard output or a file")
+  .option("--since-id <id>", "only those after this id", "0")
+  .option("--out <file>", "write this file, which appears once it is whole")
+  .option(jsonFlag, `${jsonText}, with --out`)
+  .action(async (options: ExportOptions & { json?: boolean }, command: Command) => {
+    const { exportRows } = await import("./cli/export");
+    await exportRows(await configOf(command.optsWithGlobals()), options, await outputFor(options));
+  });
+
+program
+  .command("backup")
+  .description("copy the signal file as it is now, while others go on writing, and check the copy")
+  .argument("<file>", "the copy")
+  .option("--force", "take the place of a file of this name")
+  .option(jsonFlag, jsonText)
+  .action(async (file: string, options: ForceOptions, command: Command) => {
+    const { backup } = await import("./cli/backup");
+    const config = await configOf(command.optsWithGlobals());
+    await backup(config, file, options, await outputFor(options));
+  });
+
+program
+  .command("restore")
+  .description("put a backup in the place of the signal file, and keep what was there")
+  .argument("<file>", "the backup")
+  .option("--force", "go ahead while the signal file is in use")
+  .option(jsonFlag, jsonText)
+  .addHelpText(
+    "after",
+    "\nA process that has a file without a write-ahead log open, and is idle, cannot be seen:\nstop the engine and the server first.",
+  )
+  .action(async (file: string, options: ForceOptions, command: Command) => {
+    const { restore } = await import("./cli/restore");
+    const config = await configOf(command.optsWithGlobals());
+    await restore(config, file, options, await outputFor(options));
+  });
+
+program
+  .command("doctor")
+  .description("look at everything that serving needs and name each fault with its mend")
+  .option("--quick", "without the check of every page, which takes time on a large file")
+  .option(jsonFlag, jsonText)
+  .action(async (options: { quick?: boolean; json?: boolean }, command: Command) => {
+    const { doctor } = await import("./cli/doctor");
+    const config = () => configOf(command.optsWithGlobals());
+    process.exitCode = await doctor(config, options, await outputFor(options));
   });
 
 program

@@ -49,6 +49,7 @@ export function createEdge(inner: Inner, deps: EdgeDeps): Fetch {
       requestId: requestIdOf(request),
       startedAt: performance.now(),
       dressed: false,
+      dress,
       streamed: false,
       principalId: undefined,
       verdict: undefined,
@@ -67,7 +68,8 @@ export function createEdge(inner: Inner, deps: EdgeDeps): Fetch {
     exchange: Exchange,
   ): Promise<Response> {
     let response = await answer;
-    if (exchange.dressed) return response;
+    // Told late by a handler that Hono called behind a promise, as for HEAD.
+    if (exchange.dressed && answer instanceof Promise) return response;
     const route = inner.routeOf(request);
     if (config.compression && acceptsGzip(request.headers.get("accept-encoding"))) {
       response = await compressed(response, exchange);

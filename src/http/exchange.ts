@@ -8,8 +8,10 @@ export type Exchange = {
   requestId: string;
   /** `performance.now()` at arrival, milliseconds. */
   startedAt: number;
-  /** Set by a handler whose answer already carries every header and is already measured. */
+  /** Set by a handler that puts every header on its answer and measures it, before it returns. */
   dressed: boolean;
+  /** Puts every header on an answer and measures it: for the errors of such a handler. */
+  dress: (response: Response, request: Request, exchange: Exchange) => Promise<Response>;
   /** Set by a handler whose body is produced while it is sent. */
   streamed: boolean;
   /** Who asked, for the log; set once it is known. */

@@ -37,10 +37,19 @@ type Options = {
 
 const gzipBytesMin = 1_024;
 
+type Waiting<T> = {
+  search: string;
+  gzip: boolean;
+  use: (variant: Variant) => T;
+  fail: (error: unknown) => T | Promise<T>;
+  resolve: (value: T | Promise<T>) => void;
+};
+
 /**
  * The answers to polls, as bytes. An answer is valid exactly as long as the reader's epoch stands,
  * so a poll that begins after anybody's commit has returned shows that commit. The epoch is looked
- * at once in a turn of the event loop: all requests of a turn had been sent before that look.
+ * at once for all polls of a turn of the event loop, after the last of them has arrived: a look
+ * before would miss what is committed while further connections are still being accepted.
  */
 export class LatestAnswers {
   readonly #schema: ReturnType<typeof latestQuery>;
@@ -48,7 +57,7 @@ export class LatestAnswers {
   readonly #plans = new Map<string, Plan>();
   #bytes = 0;
   #epoch = -1;
-  #looked = false;
+  #waiting: Waiting<unknown>[] = [];
   reused = 0;
   made = 0;
 
@@ -70,11 +79,42 @@ export class LatestAnswers {
   }
 
   /**
-   * The answer to a query string such as `?limit=10`.
-   * @throws AppError 400 that names the field, or 503.
+   * Answers a query string such as `?limit=10`, once the file has been looked at after this call.
+   * @param use makes the result of an answer; called at once after the look where that can be.
+   * @param fail makes the result of an error: AppError 400 that names the field, or 503.
    */
-  answer(search: string, gzip: boolean): Variant | Promise<Variant> {
-    this.#look();
+  answer<T>(
+    search: string,
+    gzip: boolean,
+    use: (variant: Variant) => T,
+    fail: (error: unknown) => T | Promise<T>,
+  ): Promise<T> {
+    return new Promise<T>((resolve) => {
+      const waiting: Waiting<T> = { search, gzip, use, fail, resolve };
+      if (this.#waiting.push(waiting as Waiting<unknown>) === 1) setImmediate(this.#answerAll);
+    });
+  }
+
+  readonly #answerAll = (): void => {
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    try {
+      this.#look();
+    } catch (error) {
+      for (const { fail, resolve } of waiting) resolve(fail(error));
+      return;
+    }
+    for (const { search, gzip, use, fail, resolve } of waiting) {
+      try {
+        const variant = this.#answer(search, gzip);
+        resolve(variant instanceof Promise ? variant.then(use, fail) : use(variant));
+      } catch (error) {
+        resolve(fail(error));
+      }
+    }
+  };
+
+  #answer(search: string, gzip: boolean): Variant | Promise<Variant> {
     const plan = this.#spellings.get(search) ?? this.#understand(search);
     const entry = plan.entry;
     if (entry !== null && entry.epoch === this.#epoch && this.options.cache) {
@@ -84,15 +124,8 @@ export class LatestAnswers {
     return this.#make(plan, gzip);
   }
 
-  readonly #nextTurn = (): void => {
-    this.#looked = false;
-  };
-
   #look(): void {
-    if (this.#looked) return;
     this.reader.refresh();
-    this.#looked = true;
-    setImmediate(this.#nextTurn);
     if (this.#epoch === this.reader.epoch) return;
     this.#epoch = this.reader.epoch;
     this.#bytes = 0;

@@ -8,6 +8,7 @@ import type { Accepted } from "./schema";
 export type Idempotency = { key: string; bodySha256: string };
 
 type Row = Accepted["signals"][number];
+type Bindings = Record<string, string | number | null>;
 
 /** The writes on one connection. Every method runs inside a transaction that the caller holds. */
 export class SignalLedger implements Disposable {
@@ -97,7 +98,7 @@ export class SignalLedger implements Disposable {
    * @throws AppError 422 for a `supersedes` that names no signal, 409 for one that contradicts.
    */
   write(draft: Draft, index: number | null): Row {
-    const { sha256, supersedes } = draft;
+    const { supersedes } = draft;
     const place = index === null ? {} : { index };
     if (supersedes !== null && !this.#exists.get(supersedes)) {
       throw new AppError("unprocessable", "Nothing was written: supersedes not valid.", {
@@ -105,22 +106,36 @@ export class SignalLedger implements Disposable {
       });
     }
     const values = bindings(this.layout, draft);
-    if (draft.dedupe) {
-      const known = this.#same.get(values) as { id: number; sha256: string | null } | null;
-      if (known) {
-        this.#mustAgree(known.id, supersedes, place);
-        return { id: known.id, sha256: known.sha256 || sha256, duplicate: true };
-      }
-    }
+    const known = this.#known(values, draft);
+    if (known) this.#mustAgree(known.id, supersedes, place);
+    return known ?? this.#add(values, draft);
+  }
+
+  /**
+   * Writes one row of a history, or finds the row that already says the same. Its hash is kept,
+   * whoever made it, and a row that is there stands as it is.
+   */
+  keep(draft: Draft): Row {
+    const values = bindings(this.layout, draft);
+    return this.#known(values, draft) ?? this.#add(values, draft);
+  }
+
+  [Symbol.dispose](): void {
+    for (const statement of this.#statements) statement.finalize();
+  }
+
+  #known(values: Bindings, { dedupe, sha256 }: Draft): Row | null {
+    if (!dedupe) return null;
+    const row = this.#same.get(values) as { id: number; sha256: string | null } | null;
+    return row && { id: row.id, sha256: row.sha256 || sha256, duplicate: true };
+  }
+
+  #add(values: Bindings, { sha256, supersedes }: Draft): Row {
     const written = this.layout.has.sha256 ? { ...values, sha256 } : values;
     const id = Number(this.#insert.run(written).lastInsertRowid);
     if (!this.layout.has.sha256) this.#setHash.run(id, sha256);
     if (supersedes !== null) this.#supersede.run(id, supersedes);
     return { id, sha256, duplicate: false };
-  }
-
-  [Symbol.dispose](): void {
-    for (const statement of this.#statements) statement.finalize();
   }
 
   /** A repeated signal that names another predecessor is not the same signal. */
@@ -134,7 +149,7 @@ export class SignalLedger implements Disposable {
   }
 }
 
-function bindings({ has }: Layout, { content }: Draft): Record<string, string | number | null> {
+function bindings({ has }: Layout, { content }: Draft): Bindings {
   return {
     symbol: content.symbol,
     action: content.action,

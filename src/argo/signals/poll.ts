@@ -16,27 +16,36 @@ type Deps = {
   admission: Admission;
   metrics: Metrics;
   draining: () => boolean;
+  /** Makes the answer of an error, all but dressed. */
+  refuse: (error: unknown, request: Request, exchange: Exchange) => Response;
 };
 
 /**
- * Answers one poll: admission, bytes, headers and metrics in one synchronous stretch, since a
- * chain of middleware costs more than all of them. Errors are thrown as everywhere else.
+ * Answers one poll: admission, bytes, headers and metrics without a chain of middleware, which
+ * would cost more than all of them.
  */
-export function createPoll({ config, answers, admission, metrics, draining }: Deps): Poll {
+export function createPoll(deps: Deps): Poll {
+  const { config, answers, admission, metrics, draining, refuse } = deps;
   const labels = { method: "GET", route: latestPath };
   const ok = metrics.requests.of({ ...labels, status: 200 });
   const notModified = metrics.requests.of({ ...labels, status: 304 });
   const duration = metrics.requestDuration.of(labels);
 
   return function poll(request, exchange) {
-    admission.reader(request, exchange);
+    try {
+      admission.reader(request, exchange);
+    } catch (error) {
+      return refuse(error, request, exchange);
+    }
+    exchange.dressed = true;
     const { headers, url } = request;
     const at = url.indexOf("?");
-    const gzip = config.compression && acceptsGzip(headers.get("accept-encoding"));
-    const answer = answers.answer(at < 0 ? "" : url.slice(at), gzip);
-    return answer instanceof Promise
-      ? answer.then((variant) => send(request, exchange, variant))
-      : send(request, exchange, answer);
+    return answers.answer(
+      at < 0 ? "" : url.slice(at),
+      config.compression && acceptsGzip(headers.get("accept-encoding")),
+      (variant) => send(request, exchange, variant),
+      (error) => exchange.dress(refuse(error, request, exchange), request, exchange),
+    );
   };
 
   function send({ headers }: Request, exchange: Exchange, variant: Variant): Response {
@@ -56,7 +65,6 @@ export function createPoll({ config, answers, admission, metrics, draining }: De
     const response = unmodified
       ? new Response(null, { status: 304, headers: own })
       : new Response(variant.body, { headers: own });
-    exchange.dressed = true;
     (unmodified ? notModified : ok).value += 1;
     duration.observe((performance.now() - exchange.startedAt) / 1000);
     return response;
