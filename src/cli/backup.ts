@@ -13,6 +13,7 @@ import {
   mustExist,
   mustHaveSoundLog,
   openReader,
+  shortDamage,
   sync,
 } from "./file";
 import { grouped, type Output, plural, seconds } from "./output";
@@ -104,7 +105,7 @@ function check(path: string, newest: ReceivedSignal[]) {
   const damage = copy.damage();
   if (damage.length > 0) {
     throw new SetupError(
-      `The copy is damaged, and so is the signal file: ${damage.join("; ")}. Nothing was kept.`,
+      `The copy is damaged, and so is the signal file: ${shortDamage(damage)}. Nothing was kept.`,
       "Run `argo-alpine doctor`; restore an older backup.",
     );
   }

@@ -8,7 +8,7 @@ import { type Config, isLoopback } from "../config";
 import { AppError, SetupError } from "../errors";
 import { openDatabase } from "../platform/sqlite";
 import { walDamage } from "../platform/wal";
-import { isSqlite } from "./file";
+import { isSqlite, shortDamage } from "./file";
 import { grouped, type Output, seconds } from "./output";
 
 export type Check = {
@@ -148,7 +148,8 @@ function permissions(path: string): Check {
       "Give this user write permission on it.",
     );
   }
-  if (mode & 0o006) {
+  const reachable = statSync(dirname(path)).mode & 0o001;
+  if (reachable && mode & 0o006) {
     const what = mode & 0o002 ? "written" : "read";
     return warn(
       name,
@@ -186,7 +187,7 @@ function integrity(reader: SignalReader, path: string, { quick }: DoctorOptions)
   const size = `${(statSync(path).size / 1e6).toFixed(1)} MB`;
   return damage.length === 0
     ? ok(name, `quick_check found nothing in ${size}, ${took}`)
-    : fail(name, `quick_check: ${damage.join("; ")}`, restoreFix);
+    : fail(name, `quick_check: ${shortDamage(damage)}`, restoreFix);
 }
 
 function absent({ has }: Layout): string {

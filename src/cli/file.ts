@@ -65,6 +65,13 @@ const faults: Record<string, [message: string, fix: string]> = {
   ],
 };
 
+/** What SQLite's check found, in one line. */
+export function shortDamage(findings: string[]): string {
+  const lines = findings.join("\n").split("\n");
+  const [first = "", ...rest] = lines.filter((line) => line !== "" && !line.startsWith("***"));
+  return rest.length === 0 ? first : `${first} (and ${rest.length} more)`;
+}
+
 /** Opens a signal file to read it. @throws SetupError when it cannot be read or is none. */
 export function openReader(path: string): SignalReader {
   mustExist(path);

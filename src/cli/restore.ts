@@ -12,7 +12,16 @@ import { basename, dirname, join, resolve } from "node:path";
 import type { Config } from "../config";
 import { SetupError } from "../errors";
 import { walDamage } from "../platform/wal";
-import { dressLike, isInUse, isSameFile, isSqlite, mustExist, openReader, sync } from "./file";
+import {
+  dressLike,
+  isInUse,
+  isSameFile,
+  isSqlite,
+  mustExist,
+  openReader,
+  shortDamage,
+  sync,
+} from "./file";
 import { grouped, type Output, plural } from "./output";
 
 export type RestoreOptions = { force?: boolean };
@@ -97,7 +106,7 @@ function check(path: string, signalsDb: string): { rows: number; head: number } 
     );
   }
   throw new SetupError(
-    `${path} is damaged: ${damage.join("; ")}. Nothing is changed.`,
+    `${path} is damaged: ${shortDamage(damage)}. Nothing is changed.`,
     "Name another backup.",
   );
 }

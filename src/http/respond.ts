@@ -21,13 +21,13 @@ export function problem(error: AppError, instance: string): Response {
 }
 
 // oxlint-disable-next-line no-control-regex -- everything outside ASCII is what is looked for
-const beyondAscii = /[^\x00-\x7f]/;
-const everyBeyondAscii = new RegExp(beyondAscii, "g");
+const beyondAscii = /[^\x00-\x7f]/g;
 
 /** JSON in ASCII alone: Bun sends such a string without transcoding it at each answer. */
 export function asciiJson(value: unknown): string {
   const json = JSON.stringify(value);
-  if (!beyondAscii.test(json)) return json;
+  // Counting bytes is native, and many times faster than a search by regular expression.
+  if (Buffer.byteLength(json) === json.length) return json;
   const escaped = (unit: string) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`;
-  return json.replace(everyBeyondAscii, escaped);
+  return json.replace(beyondAscii, escaped);
 }

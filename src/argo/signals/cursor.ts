@@ -1,6 +1,6 @@
 import { timingSafeEqual } from "node:crypto";
 import { AppError } from "../../errors";
-import type { Key } from "./store";
+import type { Key } from "./walk";
 
 const macBytes = 9;
 

@@ -1,6 +1,8 @@
 import { AppError } from "../../errors";
 import { Thread } from "../../platform/thread";
-import type { Page, Signal, SignalReader, Tally, Walk } from "./store";
+import type { Signal } from "./signal";
+import type { SignalReader, Tally } from "./store";
+import type { Page, Walk } from "./walk";
 
 /** Rows that one read may visit on the server's own thread: well under a millisecond. */
 const nearRowsMax = 500;

@@ -4,22 +4,16 @@ import { fieldErrors, readQuery } from "../../http/validate";
 import type { FarReader } from "./far";
 import { PREMIUM_CONFIDENCE } from "./layout";
 import { latestQuery, type LatestQuery } from "./schema";
-import type { Signal, SignalReader } from "./store";
-
-/** One representation of an answer: its bytes and the headers that go with them. */
-export type Variant = {
-  body: string | Uint8Array<ArrayBuffer>;
-  etag: string;
-  headers: Headers;
-  /** Headers of a 304: no more than a cache needs (RFC 9110 §15.4.5). */
-  unmodified: Headers;
-};
+import type { Signal } from "./signal";
+import type { SignalReader } from "./store";
+import { AnswerHeaders, Variant } from "./variant";
+import type { Filter } from "./walk";
 
 type Entry = { epoch: number; plain: Variant; gzip: Variant | null };
 
 /** A query that was understood once: all its spellings share it. */
 type Plan = {
-  walk: { filter: Parameters<SignalReader["page"]>[0]["filter"]; limit: number; skip: number };
+  walk: { filter: Filter; limit: number; skip: number };
   entry: Entry | null;
 };
 
@@ -53,6 +47,7 @@ type Waiting<T> = {
  */
 export class LatestAnswers {
   readonly #schema: ReturnType<typeof latestQuery>;
+  readonly #headers: AnswerHeaders;
   readonly #spellings = new Map<string, Plan>();
   readonly #plans = new Map<string, Plan>();
   #bytes = 0;
@@ -67,6 +62,7 @@ export class LatestAnswers {
     private readonly options: Options,
   ) {
     this.#schema = latestQuery(options.pageSizeMax);
+    this.#headers = new AnswerHeaders(options.headers, options.commonHeaders);
   }
 
   /** Bytes held at the moment. */
@@ -164,7 +160,7 @@ export class LatestAnswers {
   #fill(plan: Plan, epoch: number, head: number, rows: Signal[], gzip: boolean): Variant {
     const body = asciiJson(rows);
     const tag = Bun.hash.xxHash3(body).toString(36) + body.length.toString(36);
-    const plain = this.#variant(body, `"${tag}"`, head, {});
+    const plain = new Variant(this.#headers, body, `"${tag}"`, head);
     const entry: Entry = { epoch, plain, gzip: null };
     const variant = gzip ? this.#compress(entry) : plain;
     if (this.options.cache && epoch === this.#epoch) this.#hold(plan, entry);
@@ -188,34 +184,7 @@ export class LatestAnswers {
     const body = Bun.gzipSync(plain.body, { level: 6 });
     this.#bytes += body.length;
     const etag = `${plain.etag.slice(0, -1)}-gzip"`;
-    const head = Number(plain.headers.get("Signal-Head"));
-    return (entry.gzip = this.#variant(body, etag, head, { "Content-Encoding": "gzip" }));
-  }
-
-  #variant(
-    body: string | Uint8Array<ArrayBuffer>,
-    etag: string,
-    head: number,
-    encoding: Record<string, string>,
-  ): Variant {
-    const validators = {
-      ETag: etag,
-      "Cache-Control": "private, no-cache",
-      Vary: "Accept-Encoding, Origin",
-      "Signal-Head": String(head),
-    };
-    return {
-      body,
-      etag,
-      headers: new Headers({
-        "Content-Type": "application/json",
-        ...encoding,
-        ...validators,
-        ...this.options.headers,
-        ...this.options.commonHeaders,
-      }),
-      unmodified: new Headers({ ...validators, ...this.options.commonHeaders }),
-    };
+    return (entry.gzip = new Variant(this.#headers, body, etag, plain.head, "gzip"));
   }
 
   #forget(): void {
@@ -223,16 +192,6 @@ export class LatestAnswers {
     this.#plans.clear();
     this.#bytes = 0;
   }
-}
-
-/** True when If-None-Match names this answer in any of its encodings (RFC 9110 §13.1.2). */
-export function matches(ifNoneMatch: string, { etag }: Variant): boolean {
-  if (ifNoneMatch === etag || ifNoneMatch === "*") return true;
-  const tag = etag.replace(/(-gzip)?"$/, "");
-  return ifNoneMatch.split(",").some((item) => {
-    const given = item.trim().replace(/^W\//, "");
-    return given === `${tag}"` || given === `${tag}-gzip"`;
-  });
 }
 
 function walkOf(query: LatestQuery): Plan["walk"] {

@@ -2,7 +2,8 @@ import { AppError } from "../../errors";
 import type { Cursors } from "./cursor";
 import type { FarReader } from "./far";
 import type { ListQuery } from "./schema";
-import type { ReceivedSignal } from "./store";
+import type { ReceivedSignal } from "./signal";
+import type { SignalReader } from "./store";
 
 export type SignalListPage = {
   signals: ReceivedSignal[];
@@ -13,6 +14,7 @@ export type SignalListPage = {
 /** One page of the list. @throws AppError 400 for a bad cursor, 503 past the deadline. */
 export async function listSignals(
   query: ListQuery,
+  reader: SignalReader,
   far: FarReader,
   cursors: Cursors,
 ): Promise<SignalListPage> {
@@ -25,6 +27,7 @@ export async function listSignals(
   const filter = { ...rest, minConfidence };
   const bound = JSON.stringify([order, filter]);
   const after = cursor === undefined ? null : cursors.read(cursor, bound);
+  reader.refresh();
   const rows = (await far.rows({
     filter,
     order,

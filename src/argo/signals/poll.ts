@@ -4,7 +4,8 @@ import type { Exchange } from "../../http/exchange";
 import { setLimitHeaders } from "../../http/limit";
 import { acceptsGzip, allowOrigin } from "../../http/policy";
 import type { Metrics } from "../../platform/metrics";
-import { type LatestAnswers, matches, type Variant } from "./latest";
+import type { LatestAnswers } from "./latest";
+import type { Variant } from "./variant";
 
 export const latestPath = "/api/signals/latest";
 
@@ -50,7 +51,7 @@ export function createPoll(deps: Deps): Poll {
 
   function send({ headers }: Request, exchange: Exchange, variant: Variant): Response {
     const ifNoneMatch = headers.get("if-none-match");
-    const unmodified = ifNoneMatch !== null && matches(ifNoneMatch, variant);
+    const unmodified = ifNoneMatch !== null && variant.matches(ifNoneMatch);
     let own = unmodified ? variant.unmodified : variant.headers;
     const origin = headers.get("origin");
     if (origin !== null || draining()) {

@@ -83,7 +83,7 @@ export function signalRoutes({ config, argo, admission, metrics, poll }: Deps) {
     },
   });
   app.openapi(list, async (c) =>
-    c.json(await listSignals(c.req.valid("query"), argo.far, argo.cursors), 200),
+    c.json(await listSignals(c.req.valid("query"), argo.reader, argo.far, argo.cursors), 200),
   );
 
   const exported = createRoute({

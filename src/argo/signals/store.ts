@@ -1,63 +1,19 @@
 import type { Database, Statement } from "bun:sqlite";
 import { AppError } from "../../errors";
 import { openDatabase, translate } from "../../platform/sqlite";
+import { indexesFor, inspect, type Layout, strategyOf } from "./layout";
+import { columns, type ReceivedSignal, type Signal, tidy } from "./signal";
 import {
-  DEFAULT_STRATEGY,
-  indexesFor,
-  inspect,
-  type Layout,
-  PREMIUM_CONFIDENCE,
-  strategyOf,
-} from "./layout";
-
-/** A signal as every answer shows it, keys in wire order. */
-export type Signal = {
-  id: number;
-  symbol: string;
-  action: string;
-  confidence: number | null;
-  price: number | null;
-  entry_price: number | null;
-  stop_loss: number | null;
-  take_profit: number | null;
-  target_price: number | null;
-  timestamp: string | null;
-  strategy: string;
-  sha256: string;
-  supersedes: number | null;
-};
-export type ReceivedSignal = Signal & { received_at: string | null };
-
-export type Filter = {
-  symbol?: string | undefined;
-  strategy?: string | undefined;
-  action?: string | undefined;
-  minConfidence?: number | undefined;
-  /** Inclusive and exclusive bounds, compared by bytes with the stored text. */
-  since?: string | undefined;
-  until?: string | undefined;
-};
-export type Order = "desc" | "asc";
-/** A place in the order of a list; a null timestamp comes last in `desc`. */
-export type Key = { timestamp: string | number | null; id: number };
-
-export type Walk = {
-  filter: Filter;
-  order: Order;
-  after: Key | null;
-  limit: number;
-  /** Matches to pass over first. */
-  skip: number;
-  /** Rows that may be visited. */
-  budget: number;
-  received: boolean;
-};
-export type Page = {
-  rows: Signal[];
-  skipped: number;
-  /** Where to go on when the budget ran out; null when the page is full or the end was reached. */
-  resume: Key | null;
-};
+  type Bindings,
+  bindingsOf,
+  type Key,
+  type Page,
+  shapeKey,
+  stepSql,
+  type StepSql,
+  type Walk,
+  zoneOf,
+} from "./walk";
 
 /** Rows by symbol, strategy, action and day in a stretch of ids. */
 export type Tally = {
@@ -78,10 +34,6 @@ export type Head = {
 
 const unknownHead: Head = { inserts: -1, updates: -1, deletes: -1, maxId: 0, corrections: false };
 
-/** Where rows with a timestamp begin in `asc`, after those without one. */
-const firstTimed: Key = Object.freeze({ timestamp: "", id: -1 });
-
-type Bindings = Record<string, string | number | null>;
 const statementsMax = 256;
 
 /**
@@ -91,6 +43,7 @@ const statementsMax = 256;
 export class SignalReader implements Disposable {
   readonly #db: Database;
   readonly #statements = new Map<string, Statement>();
+  readonly #steps = new Map<string, StepSql>();
   readonly #dataVersion: Statement;
   readonly #schemaVersion: Statement;
   #layout: Layout | null = null;
@@ -159,9 +112,9 @@ export class SignalReader implements Disposable {
     this.#seenData = data;
   }
 
-  /** One page of at most `limit` rows, in the one order there is. */
+  /** One page of at most `limit` rows, of the file as it was when last looked at or newer. */
   page(walk: Walk): Page {
-    const layout = this.#mustLayout();
+    const layout = this.#layout ?? this.#mustLayout();
     return guarded(() => {
       let { after, budget } = walk;
       const rows: Signal[] = [];
@@ -299,77 +252,43 @@ export class SignalReader implements Disposable {
     this.#db.close();
   }
 
-  /**
-   * One bounded step of a walk. Conditions that an index answers in order come first; the rest
-   * (`residual`) are tested on the at most `budget` rows between the start and a boundary key
-   * that the index alone gives.
-   */
+  /** One step of a walk: at most `want` rows, visiting at most `budget`. */
   #step(
     layout: Layout,
-    { filter, order, received }: Walk,
+    walk: Walk,
     after: Key | null,
     want: number,
     budget: number,
     watch?: (sql: string, bindings: Bindings) => void,
   ): { rows: Signal[]; visited: number; next: Key | null } {
-    const { index, indexed, residual, bindings } = conditions(layout, filter);
-    const ts = layout.timestamp;
-    const down = order === "desc";
-    const [before, upTo, direction] = down ? ["<", ">=", "DESC"] : [">", "<=", "ASC"];
-    const untimed = filter.since === undefined && filter.until === undefined;
-    const withNulls = layout.timestampNullable && untimed;
-    const start = after ?? (down || !withNulls ? null : { timestamp: null, id: 0 });
-    const inNulls = start !== null && start.timestamp === null;
-    const where = [...indexed];
-    if (inNulls) {
-      where.push(`${ts} IS NULL`, `${layout.id} ${before} $afterId`);
-      bindings["afterId"] = start.id;
-    } else {
-      if (layout.timestampNullable) where.push(`${ts} IS NOT NULL`);
-      if (start && !(start.timestamp === firstTimed.timestamp && start.id === firstTimed.id)) {
-        where.push(`(${ts}, ${layout.id}) ${before} ($afterTs, $afterId)`);
-        bindings["afterTs"] = start.timestamp;
-        bindings["afterId"] = start.id;
-      }
-    }
-    const by = index ? `INDEXED BY "${index}"` : "";
-    const ordered = inNulls
-      ? `ORDER BY ${layout.id} ${direction}`
-      : `ORDER BY ${ts} ${direction}, ${layout.id} ${direction}`;
-    const zoneEnd = (): Key | null => {
-      if (!withNulls || inNulls !== !down) return null;
-      return down ? { timestamp: null, id: Number.MAX_SAFE_INTEGER } : firstTimed;
-    };
-
+    const { start, next } = zoneOf(layout, walk, after);
+    const { order, received, filter } = walk;
+    const { corrections } = this.#head;
+    const sql = this.#stepSql({ layout, corrections, received, order, start, filter });
+    const bindings = bindingsOf(walk, after);
+    bindings["limit"] = want;
     let boundary: Key | null = null;
-    if (residual.length > 0) {
-      const sql =
-        `SELECT ${ts} AS timestamp, ${layout.id} AS id FROM "signals" ${by}` +
-        `${whereSql(where)} ${ordered} LIMIT 1 OFFSET +$offset`;
-      const bound = { ...bindings, offset: budget - 1 };
-      watch?.(sql, bound);
-      boundary = this.#first<Key>(sql, bound);
-      if (boundary) {
-        where.push(
-          inNulls
-            ? `${layout.id} ${upTo} $stopId`
-            : `(${ts}, ${layout.id}) ${upTo} ($stopTs, $stopId)`,
-        );
-        bindings["stopId"] = boundary.id;
-        if (!inNulls) bindings["stopTs"] = boundary.timestamp;
-      }
+    if (sql.boundary !== null) {
+      bindings["offset"] = budget - 1;
+      watch?.(sql.boundary, bindings);
+      boundary = this.#first<Key>(sql.boundary, bindings);
+      bindings["stopTs"] = boundary?.timestamp ?? null;
+      bindings["stopId"] = boundary?.id ?? null;
     }
-    // "+" before a bound limit: a bare one makes SQLite prepare the statement anew at each bind,
-    // which doubles the cost of a page.
-    const sql = `SELECT ${this.#columns(layout, received, by)}${whereSql([...where, ...residual])} ${ordered} LIMIT +$limit`;
-    watch?.(sql, { ...bindings, limit: want });
-    const rows = this.#signals<Signal>(sql, { ...bindings, limit: want });
+    const chosen = boundary ? sql.bounded : sql.open;
+    watch?.(chosen, bindings);
+    const rows = this.#signals<Signal>(chosen, bindings);
     if (rows.length >= want) return { rows, visited: rows.length, next: null };
-    return {
-      rows,
-      visited: residual.length > 0 && boundary ? budget : rows.length,
-      next: boundary ?? zoneEnd(),
-    };
+    return { rows, visited: boundary ? budget : rows.length, next: boundary ?? next };
+  }
+
+  #stepSql(shape: Parameters<typeof stepSql>[0]): StepSql {
+    const key = shapeKey(shape);
+    const known = this.#steps.get(key);
+    if (known) return known;
+    const made = stepSql(shape);
+    this.#steps.set(key, made);
+    return made;
   }
 
   #readHead(): Head {
@@ -403,8 +322,8 @@ export class SignalReader implements Disposable {
     );
   }
 
-  #columns(layout: Layout, received: boolean, by = ""): string {
-    return columns(layout, this.#head.corrections, received, by);
+  #columns(layout: Layout, received: boolean): string {
+    return columns(layout, this.#head.corrections, received);
   }
 
   #signals<T extends Signal>(sql: string, bindings: Bindings): T[] {
@@ -433,115 +352,9 @@ export class SignalReader implements Disposable {
   #forgetStatements(): void {
     for (const statement of this.#statements.values()) statement.finalize();
     this.#statements.clear();
+    this.#steps.clear();
   }
 }
-
-/** The columns of an answer in wire order, from the columns that are there. */
-function columns(layout: Layout, corrections: boolean, received: boolean, by = ""): string {
-  const { has, id, books } = layout;
-  const target = has.target ? '"target_price"' : "NULL";
-  const own = (table: string, column: string) =>
-    books ? `(SELECT ${column} FROM ${table} WHERE id = "signals".${id})` : "NULL";
-  const shown = [
-    `${id} AS id`,
-    '"symbol" AS symbol',
-    '"action" AS action',
-    '"confidence" AS confidence',
-    '"entry_price" AS price',
-    '"entry_price" AS entry_price',
-    `${has.stop ? '"stop_price"' : "NULL"} AS stop_loss`,
-    `${target} AS take_profit`,
-    `${target} AS target_price`,
-    '"timestamp" AS timestamp',
-    `${strategyOf(layout)} AS strategy`,
-    `coalesce(${has.sha256 ? '"sha256"' : own("argo_hashes", "sha256")},'') AS sha256`,
-    `${corrections ? own("argo_supersedes", "supersedes") : "NULL"} AS supersedes`,
-  ];
-  if (received) shown.push(`${own("argo_received", "received_at")} AS received_at`);
-  return `${shown.join(", ")} FROM "signals" ${by}`;
-}
-
-const numeric = [
-  "confidence",
-  "price",
-  "entry_price",
-  "stop_loss",
-  "take_profit",
-  "target_price",
-] as const;
-const textual = ["symbol", "action", "strategy", "sha256"] as const;
-
-/** An engine nobody controls may leave any type in any column: here a number is one or null. */
-function tidy<T extends Signal>(row: T): T {
-  for (const name of numeric) {
-    const value: unknown = row[name];
-    if (value !== null && !Number.isFinite(value)) row[name] = null;
-  }
-  for (const name of textual) if (typeof row[name] !== "string") row[name] = text(row[name]);
-  if (row.timestamp !== null && typeof row.timestamp !== "string")
-    row.timestamp = text(row.timestamp);
-  return row;
-}
-
-function text(value: unknown): string {
-  if (value instanceof Uint8Array) return new TextDecoder().decode(value);
-  return value === null ? "" : String(value);
-}
-
-type Conditions = {
-  index: string | undefined;
-  indexed: string[];
-  residual: string[];
-  bindings: Bindings;
-};
-
-/** Chooses the index that a filter walks, and says what that index does not answer. */
-function conditions(layout: Layout, filter: Filter): Conditions {
-  const indexed: string[] = [];
-  const residual: string[] = [];
-  const bindings: Bindings = {};
-  let index = layout.indexes.time;
-  let premiumServed = false;
-  const strategyMatters = filter.strategy !== undefined && layout.has.strategy;
-  if (filter.symbol !== undefined) {
-    index = layout.indexes.symbol;
-    indexed.push('"symbol" = $symbol');
-    bindings["symbol"] = filter.symbol;
-  } else if (strategyMatters) {
-    index = layout.indexes.strategy;
-    indexed.push(`${strategyOf(layout)} = $strategy`);
-  } else if ((filter.minConfidence ?? 0) >= PREMIUM_CONFIDENCE) {
-    index = layout.indexes.premium;
-    indexed.push(`"confidence" >= ${PREMIUM_CONFIDENCE}`);
-    premiumServed = true;
-  }
-  if (strategyMatters) {
-    bindings["strategy"] = filter.strategy ?? null;
-    if (filter.symbol !== undefined) residual.push(`${strategyOf(layout)} = $strategy`);
-  } else if (filter.strategy !== undefined && filter.strategy !== DEFAULT_STRATEGY) {
-    indexed.push("0");
-  }
-  const served = premiumServed ? PREMIUM_CONFIDENCE : 0;
-  if (filter.minConfidence !== undefined && filter.minConfidence > served) {
-    residual.push('"confidence" >= $minConfidence');
-    bindings["minConfidence"] = filter.minConfidence;
-  }
-  if (filter.action !== undefined) {
-    residual.push('"action" = $action');
-    bindings["action"] = filter.action;
-  }
-  if (filter.since !== undefined) {
-    indexed.push(`${layout.timestamp} >= $since`);
-    bindings["since"] = filter.since;
-  }
-  if (filter.until !== undefined) {
-    indexed.push(`${layout.timestamp} < $until`);
-    bindings["until"] = filter.until;
-  }
-  return { index, indexed, residual, bindings };
-}
-
-const whereSql = (where: string[]) => (where.length > 0 ? ` WHERE ${where.join(" AND ")}` : "");
 
 function firstNumber(statement: Statement): number {
   return guarded(() => (statement.values() as number[][])[0]?.[0] ?? -1);

@@ -1,0 +1,58 @@
+/** Headers that are the same for every answer, kept as objects that can be copied fast. */
+export class AnswerHeaders {
+  readonly full: Headers;
+  readonly unmodified: Headers;
+
+  /**
+   * @param own headers of a full answer alone.
+   * @param common headers that a 304 carries too.
+   */
+  constructor(own: Readonly<Record<string, string>>, common: Readonly<Record<string, string>>) {
+    const cached = {
+      "Cache-Control": "private, no-cache",
+      Vary: "Accept-Encoding, Origin",
+      ...common,
+    };
+    this.full = new Headers({ "Content-Type": "application/json", ...own, ...cached });
+    this.unmodified = new Headers(cached);
+  }
+}
+
+/** One representation of an answer: its bytes and the headers that go with them. */
+export class Variant {
+  readonly headers: Headers;
+  #unmodified: Headers | null = null;
+
+  constructor(
+    private readonly shared: AnswerHeaders,
+    readonly body: string | Uint8Array<ArrayBuffer>,
+    readonly etag: string,
+    readonly head: number,
+    encoding?: string,
+  ) {
+    this.headers = this.#stamp(shared.full);
+    if (encoding !== undefined) this.headers.set("Content-Encoding", encoding);
+  }
+
+  /** Headers of a 304: no more than a cache needs (RFC 9110 §15.4.5). */
+  get unmodified(): Headers {
+    return (this.#unmodified ??= this.#stamp(this.shared.unmodified));
+  }
+
+  /** True when If-None-Match names this answer in any of its encodings (RFC 9110 §13.1.2). */
+  matches(ifNoneMatch: string): boolean {
+    if (ifNoneMatch === this.etag || ifNoneMatch === "*") return true;
+    const tag = this.etag.replace(/(-gzip)?"$/, "");
+    return ifNoneMatch.split(",").some((item) => {
+      const given = item.trim().replace(/^W\//, "");
+      return given === `${tag}"` || given === `${tag}-gzip"`;
+    });
+  }
+
+  #stamp(shared: Headers): Headers {
+    const headers = new Headers(shared);
+    headers.set("ETag", this.etag);
+    headers.set("Signal-Head", String(this.head));
+    return headers;
+  }
+}
