@@ -3,7 +3,7 @@ import { HTTPException } from "hono/http-exception";
 import { createPoll, latestPath } from "./argo/signals/poll";
 import { signalRoutes } from "./argo/signals/routes";
 import type { Deps } from "./deps";
-import { AppError } from "./errors";
+import { AppError, SetupError } from "./errors";
 import { docsRoutes } from "./http/docs";
 import { createEdge } from "./http/edge";
 import type { AppEnv, Exchange } from "./http/exchange";
@@ -104,6 +104,10 @@ function isPoll(url: string): boolean {
 
 function asAppError(error: unknown): AppError {
   if (error instanceof AppError) return error;
+  // Met while serving: somebody has changed the file under the server.
+  if (error instanceof SetupError) {
+    return new AppError("unavailable", `${error.message} ${error.fix}`, { cause: error });
+  }
   if (error instanceof HTTPException && error.status === 400) {
     return new AppError("bad_request", "The request cannot be read.", { cause: error });
   }

@@ -1,6 +1,7 @@
 import { existsSync, renameSync, rmSync, statSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
-import type { SignalReader, ReceivedSignal } from "../argo/signals/store";
+import type { ReceivedSignal } from "../argo/signals/signal";
+import type { SignalReader } from "../argo/signals/store";
 import type { Config } from "../config";
 import { SetupError } from "../errors";
 import { openDatabase, sqliteCode } from "../platform/sqlite";

@@ -3,12 +3,11 @@ import { dirname } from "node:path";
 import { booksVersion } from "../argo/signals/adopt";
 import { indexesFor, type Layout } from "../argo/signals/layout";
 import { TIMESTAMP_AHEAD_SECONDS_MAX } from "../argo/signals/schema";
-import { SignalReader } from "../argo/signals/store";
+import type { SignalReader } from "../argo/signals/store";
 import { type Config, isLoopback } from "../config";
-import { AppError, SetupError } from "../errors";
+import { SetupError } from "../errors";
 import { openDatabase } from "../platform/sqlite";
-import { walDamage } from "../platform/wal";
-import { isSqlite, shortDamage } from "./file";
+import { asSetupError, isSqlite, lostCommits, shortDamage, tryReader } from "./file";
 import { grouped, type Output, seconds } from "./output";
 
 export type Check = {
@@ -121,18 +120,18 @@ function file({ signalsDb: path }: Config, options: DoctorOptions): Check[] {
     return [fail(name, `${path} is no SQLite file`, restoreFix)];
   }
   const checks = [permissions(path)];
-  const lost = walDamage(path);
+  const lost = lostCommits(path);
   if (lost !== null) {
     checks.push(fail("write-ahead log", `commits are lost: ${lost}`, restoreFix));
     return checks;
   }
   try {
-    using reader = new SignalReader(path);
+    using reader = tryReader(path);
     checks.push(...content(reader, path, options));
-  } catch (error) {
-    if (error instanceof SetupError) checks.push(fail(name, error.message, error.fix));
-    else if (error instanceof AppError) checks.push(fail(name, error.detail, restoreFix));
-    else throw error;
+  } catch (cause) {
+    const error = asSetupError(cause, path);
+    if (!(error instanceof SetupError)) throw error;
+    checks.push(fail(name, error.message, error.fix));
   }
   return checks;
 }

@@ -65,6 +65,21 @@ const faults: Record<string, [message: string, fix: string]> = {
   ],
 };
 
+/** Opens any SQLite file to read it, with a table of signals or without. @throws SetupError */
+export function tryReader(path: string): SignalReader {
+  try {
+    return new SignalReader(path);
+  } catch (error) {
+    const code = sqliteCode(error instanceof AppError ? error.cause : error);
+    if (code !== "SQLITE_READONLY") throw asSetupError(error, path);
+    throw new SetupError(
+      `${path} was left in the middle of a write, which reading alone cannot undo.`,
+      `Let its engine open it once, or run: argo-alpine --db ${path} migrate`,
+      { cause: error },
+    );
+  }
+}
+
 /** What SQLite's check found, in one line. */
 export function shortDamage(findings: string[]): string {
   const lines = findings.join("\n").split("\n");
@@ -75,12 +90,7 @@ export function shortDamage(findings: string[]): string {
 /** Opens a signal file to read it. @throws SetupError when it cannot be read or is none. */
 export function openReader(path: string): SignalReader {
   mustExist(path);
-  let reader: SignalReader;
-  try {
-    reader = new SignalReader(path);
-  } catch (error) {
-    throw asSetupError(error, path);
-  }
+  const reader = tryReader(path);
   if (reader.layout) return reader;
   reader[Symbol.dispose]();
   throw new SetupError(`${path} has no table of signals.`, "Name a file of the signal engine.");
@@ -139,15 +149,22 @@ export async function makeReady(
  * @throws SetupError
  */
 export function mustHaveSoundLog(path: string): void {
-  // Looked at twice: a frame may have been caught while somebody was writing it.
-  if (walDamage(path) === null) return;
-  Bun.sleepSync(againMs);
-  const damage = walDamage(path);
+  const damage = lostCommits(path);
   if (damage === null) return;
   throw new SetupError(
     `${path} has lost commits: ${damage}. Nothing is changed.`,
     `Run \`argo-alpine restore BACKUP\`, or give those commits up with: sqlite3 ${path} 'PRAGMA wal_checkpoint(TRUNCATE)'`,
   );
+}
+
+/** What is wrong with the log of a file that this process has not opened; null when nothing is. */
+export function lostCommits(path: string): string | null {
+  // SQLite keeps the log beside the file that a link leads to.
+  const real = existsSync(path) ? realpathSync(path) : path;
+  if (walDamage(real) === null) return null;
+  // Looked at twice: a frame may have been caught while somebody was writing it.
+  Bun.sleepSync(againMs);
+  return walDamage(real);
 }
 
 export function mustExist(path: string): void {
@@ -192,9 +209,7 @@ export function dressLike(path: string, model: string): void {
 export function isSameFile(a: string, b: string): boolean {
   if (!existsSync(a) || !existsSync(b)) return false;
   const [one, other] = [statSync(a), statSync(b)];
-  return one.dev === other.dev && one.ino === other.ino
-    ? true
-    : realpathSync(a) === realpathSync(b);
+  return one.dev === other.dev && one.ino === other.ino;
 }
 
 /** True when the file begins as SQLite files do. Only before this process opens it. */

@@ -60,7 +60,7 @@ export function readHistory(
   const strategy = fields["strategy"] ?? DEFAULT_STRATEGY;
   const sha256 = fields["sha256"] ?? "";
 
-  if (!isText(symbol) || (symbol === "" && !lenient)) return "symbol must be text";
+  if (!isText(symbol) || (symbol === "" && !lenient)) return mustBeText("symbol");
   if (!isText(action) || (!isAction(action) && !lenient)) {
     return "action must be BUY, SELL or HOLD";
   }
@@ -68,11 +68,11 @@ export function readHistory(
   if (!isFinite(confidence) || (!lenient && (confidence < 0 || confidence > 100))) {
     return "confidence must be a number from 0 to 100";
   }
-  if (!isText(timestamp) || (timestamp === "" && !lenient)) return "timestamp must be text";
+  if (!isText(timestamp) || (timestamp === "" && !lenient)) return mustBeText("timestamp");
   if (stop !== null && !isFinite(stop)) return "stop_price must be a number";
   if (target !== null && !isFinite(target)) return "target_price must be a number";
-  if (!isText(strategy)) return "strategy must be text";
-  if (!isText(sha256)) return "sha256 must be text";
+  if (!isText(strategy)) return mustBeText("strategy");
+  if (!isText(sha256)) return mustBeText("sha256");
 
   const lacks = "cannot be kept: the table has no such column";
   if (stop !== null && !has.stop) return `stop_price ${lacks}`;
@@ -95,6 +95,8 @@ export function readHistory(
 }
 
 const isAction = (text: string): boolean => (ACTIONS as readonly string[]).includes(text);
+
+const mustBeText = (name: string) => `${name} must be text of at most ${charactersMax} characters`;
 
 /** Bounded text that is stored as it is: lone surrogates and bytes that were no UTF-8 are not. */
 const isText = (value: unknown): value is string =>

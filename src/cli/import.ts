@@ -6,7 +6,7 @@ import { sqliteCode } from "../platform/sqlite";
 import { BulkWriter } from "./bulk";
 import { isSameFile } from "./file";
 import { type HistoryRow, IdMap, readHistory } from "./history";
-import { grouped, type Output, plural, seconds } from "./output";
+import { grouped, type Output, plural, seconds, slowSteps } from "./output";
 import { type Entry, openSource, type Source, unknownFields } from "./sources";
 
 export type ImportOptions = { skipBad?: boolean };
@@ -35,7 +35,7 @@ export async function importRows(
   }
   // First, while this process has no SQLite file open: closing a descriptor drops their locks.
   const source = await openSource(path);
-  using writer = await BulkWriter.open(config.signalsDb, () => undefined);
+  using writer = await BulkWriter.open(config.signalsDb, slowSteps(output));
   await new Import(source, writer, options, output).run(config.signalsDb);
 }
 

@@ -37,7 +37,11 @@ export class Output {
       return { update: () => undefined, stop: () => undefined };
     }
     const format = `  {bar} {percentage}% | {value}/{total} ${unit} | {eta_formatted} left`;
-    const bar = new SingleBar({ stream: process.stderr, format }, Presets.shades_classic);
+    const bar = new SingleBar(
+      // Wrapping stays on: a run that is interrupted must not leave the terminal without it.
+      { stream: process.stderr, format, linewrap: true },
+      Presets.shades_classic,
+    );
     bar.start(total, 0);
     return {
       update: (value) => bar.update(Math.min(value, total)),
@@ -45,6 +49,17 @@ export class Output {
     };
   }
 }
+
+const slowMs = 100;
+
+/** Tells what held the locks of others for long while a file was adopted. */
+export const slowSteps =
+  (output: Output) =>
+  (message: string, data?: Record<string, unknown>): void => {
+    const durationMs = Number(data?.["duration_ms"] ?? 0);
+    if (durationMs < slowMs) return;
+    output.note(`${message}: ${String(data?.["index"] ?? "")}, ${seconds(durationMs)}`);
+  };
 
 /** `1234567` as `1,234,567`. */
 export const grouped = (value: number): string => value.toLocaleString("en-US");

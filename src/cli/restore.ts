@@ -4,6 +4,7 @@ import {
   existsSync,
   linkSync,
   mkdirSync,
+  realpathSync,
   renameSync,
   rmSync,
   statSync,
@@ -11,12 +12,12 @@ import {
 import { basename, dirname, join, resolve } from "node:path";
 import type { Config } from "../config";
 import { SetupError } from "../errors";
-import { walDamage } from "../platform/wal";
 import {
   dressLike,
   isInUse,
   isSameFile,
   isSqlite,
+  lostCommits,
   mustExist,
   openReader,
   shortDamage,
@@ -31,20 +32,22 @@ export type RestoreOptions = { force?: boolean };
  * every moment one of the two is in place: a server that starts meanwhile never makes an empty one.
  */
 export async function restore(
-  { signalsDb }: Config,
+  config: Config,
   file: string,
   options: RestoreOptions,
   output: Output,
 ): Promise<void> {
   const path = resolve(file);
+  const there = existsSync(config.signalsDb);
+  // A link goes on leading to the same place.
+  const signalsDb = there ? realpathSync(config.signalsDb) : config.signalsDb;
   const { rows, head } = check(path, signalsDb);
   mkdirSync(dirname(signalsDb), { recursive: true, mode: 0o750 });
   const stamp = new Date().toISOString().replace(/[-:.]/g, "");
   const aside = `${signalsDb}.before-restore-${stamp}`;
-  const there = existsSync(signalsDb);
   // To look for other users is to open the file, which folds its log in: what the log has beyond
   // a damaged frame would be lost by that.
-  if (there && walDamage(signalsDb) !== null) {
+  if (there && lostCommits(signalsDb) !== null) {
     copyFileSync(`${signalsDb}-wal`, `${aside}-wal`, constants.COPYFILE_EXCL);
   }
   if (there && !options.force && (await isInUse(signalsDb))) {

@@ -4,7 +4,7 @@ import type { Config } from "../config";
 import { SetupError } from "../errors";
 import { BulkWriter, rowsPerCommit } from "./bulk";
 import { wholeNumber } from "./options";
-import { grouped, type Output, plural, seconds } from "./output";
+import { grouped, type Output, plural, seconds, slowSteps } from "./output";
 
 export type SeedOptions = { rows: string; seed: string; symbols: string };
 
@@ -20,7 +20,7 @@ export async function seed(config: Config, options: SeedOptions, output: Output)
   const symbols = wholeNumber("--symbols", options.symbols, 1, 10_000);
   const begun = performance.now();
   const startMs = Date.now() - (rows - 1) * stepMs;
-  using writer = await BulkWriter.open(config.signalsDb, () => undefined);
+  using writer = await BulkWriter.open(config.signalsDb, slowSteps(output));
   if (!writer.layout.has.strategy) {
     throw new SetupError(
       "The table signals has no column strategy: synthetic rows would pass for real ones.",

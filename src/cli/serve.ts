@@ -68,7 +68,7 @@ function listen(config: Config, deps: Deps): Server<unknown> {
       port: config.port,
       fetch: (request, server) => app.fetch(request, server),
       // Above our own limit, so that it is our middleware that answers, as a problem document.
-      maxRequestBodySize: 8 * 1024 * 1024,
+      maxRequestBodySize: 128 * 1024 * 1024,
       idleTimeout: 10,
       development: false,
       error: (error) => {

@@ -125,7 +125,7 @@ async function openText(stream: ReadableStream<Chunk>, total: number | null): Pr
     total,
     position: () => position,
     failure: () => failure,
-    entries: start.startsWith("{") || start === "" ? lines(chunks, ended) : table(chunks),
+    entries: start.startsWith("{") || start === "" ? lines(chunks, ended) : table(chunks, ended),
   };
 }
 
@@ -193,8 +193,8 @@ const notLines = (line: number) =>
     "Give NDJSON, one signal a line, CSV with a header row, or an SQLite file.",
   );
 
-/** CSV with a header row. */
-async function* table(chunks: AsyncIterable<Chunk>): AsyncGenerator<Entry[]> {
+/** CSV with a header row. `ended` tells whether the last row may be cut. */
+async function* table(chunks: AsyncIterable<Chunk>, ended: () => boolean): AsyncGenerator<Entry[]> {
   const parser = Readable.from(chunks).pipe(
     parse({
       bom: true,
@@ -214,18 +214,22 @@ async function* table(chunks: AsyncIterable<Chunk>): AsyncGenerator<Entry[]> {
   });
   let names: string[] | null = null;
   let batch: Entry[] = [];
+  // The newest row is held back: cut in its last cell it would look like a whole one.
+  let last: Entry | null = null;
   for await (const { record, info } of parser as AsyncIterable<{ record: string[]; info: Info }>) {
     if (!names) {
       names = columnNames(record);
       continue;
     }
+    if (last) batch.push(last);
     while (unread[0] && unread[0].at <= info.lines) batch.push(...unread.splice(0, 1));
-    batch.push(readCells(names, record, info.lines));
+    last = readCells(names, record, info.lines);
     if (batch.length < rowsPerCommit) continue;
     yield batch;
     batch = [];
   }
-  yield [...batch, ...unread];
+  if (!ended()) batch.push(...(last ? [last] : []), ...unread);
+  yield batch;
 }
 
 /** @throws SetupError when the header row does not name what every row needs. */

@@ -9,13 +9,16 @@ export function fieldErrors(error: z.ZodError, skip = 0): FieldError[] {
     const path = issue.path.slice(skip).map(String);
     if (issue.code === "unrecognized_keys") {
       return issue.keys.map((key) => ({
-        field: [...path, key].join("."),
+        field: [...path, fieldName(key)].join("."),
         detail: "unknown field",
       }));
     }
     return [{ field: path.join(".") || "body", detail: issue.message }];
   });
 }
+
+/** A field may have been sent without a name. */
+export const fieldName = (name: string): string => (name === "" ? "(empty)" : name);
 
 type Failure = { success: false; error: z.ZodError; target: string };
 

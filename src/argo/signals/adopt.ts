@@ -2,7 +2,7 @@ import type { Database } from "bun:sqlite";
 import books from "../../../db/argo/0001_books.sql" with { type: "text" };
 import table from "../../../db/argo/signals.sql" with { type: "text" };
 import { SetupError } from "../../errors";
-import { indexesFor, inspect, type Layout, triggersFor } from "./layout";
+import { indexesFor, inspect, type Layout, noted, triggersFor } from "./layout";
 
 /** Own tables, in order; each runs once, in a transaction of its own. */
 const migrations: readonly string[] = [books];
@@ -95,9 +95,7 @@ function track(db: Database, note: Note): void {
     }
     if (triggers.every((t) => watched.some((w) => w.name === t.name))) return;
     // Unwatched until now: these may be other rows than those that were noted.
-    for (const name of ["argo_received", "argo_supersedes", "argo_hashes"]) {
-      db.run(`DELETE FROM ${name}`);
-    }
+    for (const name of noted) db.run(`DELETE FROM ${name}`);
     db.run("UPDATE argo_head SET updates = updates + 1");
     note("table adopted");
   });
@@ -119,8 +117,8 @@ function index(db: Database, note: Note): Layout | null {
       const name = wanted.names.find((n) => !taken.has(n));
       if (!name) {
         throw new SetupError(
-          `The index names ${wanted.names.join(" and ")} are both taken by other indexes.`,
-          "Drop one of the two, then start again.",
+          `The index name ${wanted.names[0]} and all its substitutes are taken.`,
+          "Drop one of them, then start again.",
         );
       }
       const begun = performance.now();

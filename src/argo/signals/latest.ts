@@ -30,6 +30,8 @@ type Options = {
 };
 
 const gzipBytesMin = 1_024;
+/** A longer query is understood anew each time instead of being kept. */
+const spellingMax = 512;
 
 type Waiting<T> = {
   search: string;
@@ -131,11 +133,12 @@ export class LatestAnswers {
   #understand(search: string): Plan {
     const query = this.#parse(search);
     const key = JSON.stringify(query);
-    if (this.#spellings.size >= this.options.entriesMax) this.#forget();
+    const { entriesMax } = this.options;
+    if (this.#spellings.size >= entriesMax || this.#plans.size >= entriesMax) this.#forget();
     const known = this.#plans.get(key);
     const plan = known ?? { walk: walkOf(query), entry: null };
     this.#plans.set(key, plan);
-    this.#spellings.set(search, plan);
+    if (search.length <= spellingMax) this.#spellings.set(search, plan);
     return plan;
   }
 

@@ -14,10 +14,11 @@ export type IndexName = "time" | "symbol" | "strategy" | "premium" | "hash";
 export type Layout = {
   /** SQL of the row's id: the rowid, by a name that no column hides. */
   id: string;
-  /** SQL of the ordering text, by bytes whatever the column's collation. */
+  /** SQL of the ordering text: by bytes, whatever the column's type and collation. */
   timestamp: string;
-  /** SQL for the collation of the ordering text inside an index. */
+  /** SQL that makes a column compare by bytes where the table may say otherwise. */
   collation: string;
+  timestampType: string;
   timestampNullable: boolean;
   has: { strategy: boolean; sha256: boolean; target: boolean; stop: boolean };
   /** Columns that the table requires and that this server does not know how to fill. */
@@ -57,9 +58,17 @@ export function inspect(db: Database): Layout | null {
     );
   }
   const collation = /\bcollate\b/i.test(table.sql ?? "") ? " COLLATE BINARY" : "";
+  const indexes = db
+    .query<{ unique: number; origin: string }, []>('PRAGMA index_list("signals")')
+    .all();
   const layout: Layout = {
-    id: idOf(columns, table.sql ?? ""),
-    timestamp: `"signals"."timestamp"${collation}`,
+    id: idOf(
+      columns,
+      indexes.some((index) => index.origin === "pk"),
+      withoutRowid(db),
+    ),
+    timestamp: `${orderingText('"signals"."timestamp"', named.get("timestamp")?.type)}${collation}`,
+    timestampType: named.get("timestamp")?.type ?? "",
     collation,
     timestampNullable: named.get("timestamp")?.notnull !== 1,
     has: {
@@ -71,10 +80,7 @@ export function inspect(db: Database): Layout | null {
     unfillable: columns
       .filter((c) => c.notnull === 1 && c.dflt_value === null && c.pk === 0 && !known.has(c.name))
       .map((c) => c.name),
-    unique: db
-      .query<{ unique: number }, []>('PRAGMA index_list("signals")')
-      .all()
-      .some((index) => index.unique === 1),
+    unique: indexes.some((index) => index.unique === 1),
     indexes: {},
     tracked: false,
     books: master.some((m) => m.type === "table" && m.name === "argo_head"),
@@ -97,13 +103,15 @@ const known = new Set([...required, "id", "target_price", "stop_price", "strateg
 
 const ID_COLUMN = '"id"';
 
-/** The `id` column where it is the rowid or the key of a table without one, else the rowid. */
-function idOf(columns: Column[], sql: string): string {
+/**
+ * The `id` column where it is the rowid or the key of a table without one, else the rowid.
+ * An `INTEGER PRIMARY KEY DESC` is not the rowid: it has an index of its own (lang_createtable §5).
+ */
+function idOf(columns: Column[], keyIndexed: boolean, withoutRowid: boolean): string {
   const id = columns.find((c) => c.name.toLowerCase() === "id");
   const keys = columns.filter((c) => c.pk > 0);
-  const withoutRowid = /\bwithout\s+rowid\b[^()]*$/i.test(sql);
   const isKey = id?.pk === 1 && keys.length === 1 && /^integer$/i.test(id.type);
-  if (isKey) return ID_COLUMN;
+  if (isKey && (withoutRowid || !keyIndexed)) return ID_COLUMN;
   const taken = new Set(columns.map((c) => c.name.toLowerCase()));
   const alias = ["rowid", "_rowid_", "oid"].find((name) => !taken.has(name));
   if (withoutRowid || !alias) {
@@ -115,17 +123,38 @@ function idOf(columns: Column[], sql: string): string {
   return alias;
 }
 
+function withoutRowid(db: Database): boolean {
+  const row = db
+    .query<{ wr: number }, []>("SELECT wr FROM pragma_table_list('signals') WHERE schema = 'main'")
+    .get();
+  return row?.wr === 1;
+}
+
+/** Text has its own order; in a column of another type each value is taken as the text it shows. */
+function orderingText(column: string, type = ""): string {
+  const isText = /char|clob|text/i.test(type) && !/int/i.test(type);
+  return isText ? column : `CAST(${column} AS TEXT)`;
+}
+
 const same = (a: string | null, b: string): boolean => a?.trim() === b.trim();
 
 /** SQL of the strategy as it is shown. */
 export const strategyOf = (layout: Layout): string =>
   layout.has.strategy ? `coalesce("strategy",'${DEFAULT_STRATEGY}')` : `'${DEFAULT_STRATEGY}'`;
 
+const namesMax = 99;
+
 type WantedIndex = { name: IndexName; names: string[]; sql: (name: string) => string };
 
-/** The indexes that reads need, with a second name for a file in which the first is taken. */
+/** Above every confidence and below all text, which SQLite sorts after the numbers. */
+export const CONFIDENCE_END = "1e308";
+/** True for a premium row. */
+export const PREMIUM = `"confidence" >= ${PREMIUM_CONFIDENCE} AND "confidence" <= ${CONFIDENCE_END}`;
+
+/** The indexes that reads need. A name may be taken: by something else, or by our own index on a
+ * table that was renamed. Then the next one is used. */
 export function indexesFor(layout: Layout): WantedIndex[] {
-  const ts = `"timestamp"${layout.collation}`;
+  const ts = `${orderingText('"timestamp"', layout.timestampType)}${layout.collation}`;
   const { has } = layout;
   const covering = [
     ts,
@@ -141,24 +170,28 @@ export function indexesFor(layout: Layout): WantedIndex[] {
   ];
   const wanted: [IndexName, string, string][] = [
     ["time", "idx_signal_created", `(${ts})`],
-    ["symbol", "idx_signal_symbol_created", `("symbol",${ts})`],
+    ["symbol", "idx_signal_symbol_created", `("symbol"${layout.collation},${ts})`],
     [
       "premium",
       "idx_signal_premium_created",
       // A bare rowid cannot stand in an index ahead of the columns that it would cover.
-      `(${layout.id === ID_COLUMN ? covering.join(",") : ts}) WHERE "confidence" >= ${PREMIUM_CONFIDENCE}`,
+      `(${layout.id === ID_COLUMN ? covering.join(",") : ts}) WHERE ${PREMIUM}`,
     ],
   ];
   if (has.strategy) {
-    wanted.push(["strategy", "idx_signal_strategy_created", `(${strategyOf(layout)},${ts})`]);
+    const strategy = `${strategyOf(layout)}${layout.collation}`;
+    wanted.push(["strategy", "idx_signal_strategy_created", `(${strategy},${ts})`]);
   }
   if (has.sha256) wanted.push(["hash", "idx_signal_sha256", '("sha256")']);
   return wanted.map(([name, label, body]) => ({
     name,
-    names: [label, `argo_${label}`],
+    names: [label, ...Array.from({ length: namesMax }, (_, n) => `argo_${label}_${n + 1}`)],
     sql: (as) => `CREATE INDEX "${as}" ON "signals" ${body}`,
   }));
 }
+
+/** Own tables with what is noted of single rows. */
+export const noted = ["argo_received", "argo_supersedes", "argo_hashes"] as const;
 
 /**
  * The triggers that count changes and note arrivals. Only what SQLite 3.31 knows, and nothing
@@ -168,9 +201,10 @@ export function indexesFor(layout: Layout): WantedIndex[] {
 export function triggersFor(layout: Layout): { name: string; sql: string }[] {
   const id = layout.id;
   const forget = (row: string) =>
-    ["argo_received", "argo_supersedes", "argo_hashes"]
-      .map((table) => `DELETE FROM ${table} WHERE id = ${row}.${id};`)
-      .join(" ");
+    noted.map((table) => `DELETE FROM ${table} WHERE id = ${row}.${id};`).join(" ");
+  const move = noted
+    .map((table) => `UPDATE ${table} SET id = NEW.${id} WHERE id = OLD.${id};`)
+    .join(" ");
   return [
     {
       name: "argo_signals_insert",
@@ -185,6 +219,12 @@ export function triggersFor(layout: Layout): { name: string; sql: string }[] {
       sql:
         `CREATE TRIGGER argo_signals_update AFTER UPDATE ON "signals" BEGIN ` +
         `UPDATE argo_head SET updates = updates + 1; END`,
+    },
+    {
+      name: "argo_signals_move",
+      sql:
+        `CREATE TRIGGER argo_signals_move AFTER UPDATE ON "signals" WHEN NEW.${id} <> OLD.${id} ` +
+        `BEGIN ${forget("NEW")} ${move} END`,
     },
     {
       name: "argo_signals_delete",

@@ -1,11 +1,19 @@
 import type { Database, Statement } from "bun:sqlite";
 import { AppError } from "../../errors";
 import type { Draft } from "./ingest";
-import { DEFAULT_STRATEGY, inspect, type Layout } from "./layout";
+import { inspect, type Layout, strategyOf } from "./layout";
 import type { Accepted } from "./schema";
 
 /** A post with an Idempotency-Key: what makes it the same post again. */
 export type Idempotency = { key: string; bodySha256: string };
+
+type Remembered = { bodySha256: string; answer: string; createdAt: string };
+
+const rememberedHours = 24;
+
+/** Idempotency keys from before this time are no longer known. */
+export const forgottenBefore = (nowMs: number): string =>
+  new Date(nowMs - rememberedHours * 3_600_000).toISOString();
 
 type Row = Accepted["signals"][number];
 type Bindings = Record<string, string | number | null>;
@@ -30,7 +38,7 @@ export class SignalLedger implements Disposable {
       throw new AppError("unavailable", "The signal table is being adopted. Try again.");
     }
     this.layout = layout;
-    const { has, id } = layout;
+    const { collation, has, id } = layout;
     const kept = [
       "symbol",
       "action",
@@ -57,10 +65,11 @@ export class SignalLedger implements Disposable {
     const index = layout.indexes.symbol ? `INDEXED BY "${layout.indexes.symbol}"` : "";
     this.#same = prepare(
       `SELECT ${id} AS id, ${stored} AS sha256 FROM "signals" ${index}
-       WHERE "symbol" = $symbol AND ${layout.timestamp} = $timestamp AND "action" = $action
+       WHERE "symbol"${collation} = $symbol AND ${layout.timestamp} = $timestamp
+         AND "action"${collation} = $action
          AND "entry_price" = $entry_price AND "confidence" = $confidence
          AND ${nullable(has.target, "target_price")} AND ${nullable(has.stop, "stop_price")}
-         AND ${has.strategy ? `coalesce("strategy",'${DEFAULT_STRATEGY}') = $strategy` : "1"}
+         AND ${has.strategy ? `${strategyOf(layout)}${collation} = $strategy` : "1"}
        ORDER BY ${id} LIMIT 1`,
     );
     this.#setHash = prepare("INSERT OR REPLACE INTO argo_hashes (id, sha256) VALUES (?, ?)");
@@ -68,17 +77,17 @@ export class SignalLedger implements Disposable {
     this.#supersede = prepare("INSERT INTO argo_supersedes (id, supersedes) VALUES (?, ?)");
     this.#superseded = prepare("SELECT supersedes FROM argo_supersedes WHERE id = ?");
     this.#replay = prepare(
-      "SELECT body_sha256 AS bodySha256, answer FROM argo_idempotency WHERE key = ?",
+      "SELECT body_sha256 AS bodySha256, answer, created_at AS createdAt FROM argo_idempotency WHERE key = ?",
     );
     this.#remember = prepare(
-      "INSERT INTO argo_idempotency (key, body_sha256, answer, created_at) VALUES (?, ?, ?, ?)",
+      "INSERT OR REPLACE INTO argo_idempotency (key, body_sha256, answer, created_at) VALUES (?, ?, ?, ?)",
     );
   }
 
   /** The answer that this key was given before; null when it is new. @throws AppError 422. */
-  replay({ key, bodySha256 }: Idempotency): Accepted | null {
-    const row = this.#replay.get(key) as { bodySha256: string; answer: string } | null;
-    if (!row) return null;
+  replay({ key, bodySha256 }: Idempotency, nowMs: number): Accepted | null {
+    const row = this.#replay.get(key) as Remembered | null;
+    if (!row || row.createdAt < forgottenBefore(nowMs)) return null;
     if (row.bodySha256 !== bodySha256) {
       throw new AppError(
         "unprocessable",
@@ -143,9 +152,15 @@ export class SignalLedger implements Disposable {
     const row = this.#superseded.get(id) as { supersedes: number } | null;
     const known = row?.supersedes ?? null;
     if (supersedes === null || known === supersedes) return;
-    throw new AppError("conflict", `Signal ${id} has this content and supersedes ${known}.`, {
-      errors: [{ field: "supersedes", detail: `signal ${id} says ${known}`, ...place }],
-    });
+    throw new AppError(
+      "conflict",
+      `Signal ${id} has this content and supersedes ${known ?? "nothing"}.`,
+      {
+        errors: [
+          { field: "supersedes", detail: `signal ${id} says ${known ?? "nothing"}`, ...place },
+        ],
+      },
+    );
   }
 }
 

@@ -49,13 +49,16 @@ export function createPoll(deps: Deps): Poll {
     );
   };
 
-  function send({ headers }: Request, exchange: Exchange, variant: Variant): Response {
+  function send(request: Request, exchange: Exchange, variant: Variant): Response {
+    const { headers, method } = request;
     const ifNoneMatch = headers.get("if-none-match");
     const unmodified = ifNoneMatch !== null && variant.matches(ifNoneMatch);
     let own = unmodified ? variant.unmodified : variant.headers;
     const origin = headers.get("origin");
-    if (origin !== null || draining()) {
+    const bodiless = method === "HEAD";
+    if (origin !== null || draining() || bodiless) {
       own = new Headers(own);
+      if (bodiless && !unmodified) own.set("Content-Length", String(variant.body.length));
       allowOrigin(config, origin, own);
       if (draining()) own.set("Connection", "close");
     }
@@ -65,7 +68,7 @@ export function createPoll(deps: Deps): Poll {
     if (exchange.verdict) setLimitHeaders(own, exchange.verdict);
     const response = unmodified
       ? new Response(null, { status: 304, headers: own })
-      : new Response(variant.body, { headers: own });
+      : new Response(bodiless ? null : variant.body, { headers: own });
     (unmodified ? notModified : ok).value += 1;
     duration.observe((performance.now() - exchange.startedAt) / 1000);
     return response;

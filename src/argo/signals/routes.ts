@@ -5,7 +5,7 @@ import { AppError } from "../../errors";
 import type { Admission } from "../../http/admit";
 import type { AppEnv } from "../../http/exchange";
 import { limitedProblems, problems } from "../../http/openapi";
-import { refuse, strictQuery } from "../../http/validate";
+import { fieldName, refuse, strictQuery } from "../../http/validate";
 import type { Metrics } from "../../platform/metrics";
 import type { Argo } from "../argo";
 import { exportSignals } from "./export";
@@ -102,8 +102,7 @@ export function signalRoutes({ config, argo, admission, metrics, poll }: Deps) {
     },
   });
   app.openapi(exported, (c) => {
-    argo.reader.refresh();
-    const head = argo.reader.head.maxId;
+    const head = argo.reader.look().maxId;
     c.env.streamed = true;
     const body = exportSignals(argo.far, c.req.valid("query").since_id, head);
     return c.body(body, 200, {
@@ -219,7 +218,7 @@ export function signalRoutes({ config, argo, admission, metrics, poll }: Deps) {
       const unknown = Object.keys(c.req.query());
       if (unknown.length > 0) {
         throw new AppError("bad_request", `The request is not valid: ${unknown.join(", ")}.`, {
-          errors: unknown.map((field) => ({ field, detail: "unknown field" })),
+          errors: unknown.map((key) => ({ field: fieldName(key), detail: "unknown field" })),
         });
       }
       const body = utf8(await c.req.arrayBuffer());

@@ -113,7 +113,8 @@ export type LatestQuery = z.infer<ReturnType<typeof latestQuery>>;
 
 export const listQuery = (pageSizeMax: number) =>
   z.strictObject({
-    cursor: z.string().min(1).max(400).optional(),
+    // As long as the longest timestamp that an engine may have written.
+    cursor: z.string().min(1).max(8_192).optional(),
     limit: whole(1, pageSizeMax).default(Math.min(20, pageSizeMax)),
     ...LatestFilters,
     action: z.enum(ACTIONS).optional(),

@@ -20,7 +20,9 @@ export type ReceivedSignal = Signal & { received_at: string | null };
 
 /** The columns of an answer in wire order, from the columns that are there. */
 export function columns(layout: Layout, corrections: boolean, received: boolean, by = ""): string {
-  const { has, id, books } = layout;
+  const { has, id } = layout;
+  // Unwatched, what is noted may be of other rows than these.
+  const books = layout.books && layout.tracked;
   const target = has.target ? '"target_price"' : "NULL";
   const own = (table: string, column: string) =>
     books ? `(SELECT ${column} FROM ${table} WHERE id = "signals".${id})` : "NULL";
@@ -34,7 +36,7 @@ export function columns(layout: Layout, corrections: boolean, received: boolean,
     `${has.stop ? '"stop_price"' : "NULL"} AS stop_loss`,
     `${target} AS take_profit`,
     `${target} AS target_price`,
-    '"timestamp" AS timestamp',
+    `${layout.timestamp} AS timestamp`,
     `${strategyOf(layout)} AS strategy`,
     `coalesce(${has.sha256 ? '"sha256"' : own("argo_hashes", "sha256")},'') AS sha256`,
     `${corrections ? own("argo_supersedes", "supersedes") : "NULL"} AS supersedes`,

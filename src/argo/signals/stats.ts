@@ -32,12 +32,11 @@ export class SignalStats {
   }
 
   async #bringUpToDate(): Promise<Stats> {
-    this.reader.refresh();
-    const head = { ...this.reader.head };
+    const head = this.reader.look();
     if (this.#counted && (await this.#extend(this.#counted, head))) return shown(this.#counts);
     this.#counted = null;
     this.#counts = empty();
-    await this.#add(this.#counts, 0, head.maxId);
+    await this.#add(this.#counts, Number.MIN_SAFE_INTEGER, head.maxId);
     this.#counted = head;
     return shown(this.#counts);
   }

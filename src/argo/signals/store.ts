@@ -1,11 +1,12 @@
 import type { Database, Statement } from "bun:sqlite";
-import { AppError } from "../../errors";
+import { AppError, SetupError } from "../../errors";
 import { openDatabase, translate } from "../../platform/sqlite";
 import { indexesFor, inspect, type Layout, strategyOf } from "./layout";
 import { columns, type ReceivedSignal, type Signal, tidy } from "./signal";
 import {
   type Bindings,
   bindingsOf,
+  canMatch,
   type Key,
   type Page,
   shapeKey,
@@ -47,6 +48,7 @@ export class SignalReader implements Disposable {
   readonly #dataVersion: Statement;
   readonly #schemaVersion: Statement;
   #layout: Layout | null = null;
+  #fault: SetupError | null = null;
   #seenData = -1;
   #seenSchema = -1;
   #head: Head = unknownHead;
@@ -60,7 +62,12 @@ export class SignalReader implements Disposable {
     this.refresh();
   }
 
-  /** How the table is made; null while there is none. */
+  /** What is wrong with the table; null when nothing is, or there is none. */
+  get fault(): SetupError | null {
+    return this.#fault;
+  }
+
+  /** How the table is made; null while there is none, or none that can be served. */
   get layout(): Layout | null {
     return this.#layout;
   }
@@ -93,7 +100,7 @@ export class SignalReader implements Disposable {
       const schema = firstNumber(this.#schemaVersion);
       if (schema !== this.#seenSchema) {
         this.#forgetStatements();
-        this.#layout = inspect(this.#db);
+        this.#inspect();
         this.#seenSchema = schema;
         this.#epoch += 1;
       }
@@ -110,6 +117,12 @@ export class SignalReader implements Disposable {
     });
     // Last, so that a failure above is met again by the next look instead of being taken as seen.
     this.#seenData = data;
+  }
+
+  /** Looks at the file and says where it stands. @throws AppError 503 when it cannot be served. */
+  look(): Head {
+    this.#mustLayout();
+    return this.#head;
   }
 
   /** One page of at most `limit` rows, of the file as it was when last looked at or newer. */
@@ -180,8 +193,8 @@ export class SignalReader implements Disposable {
       );
       const lastId = last?.id ?? untilId;
       const groups = this.#all<Tally["groups"][number]>(
-        `SELECT CAST("symbol" AS TEXT) AS symbol, CAST(${strategyOf(layout)} AS TEXT) AS strategy,
-                CAST("action" AS TEXT) AS action, coalesce(substr(${layout.timestamp}, 1, 10), '') AS day,
+        `SELECT coalesce(CAST("symbol" AS TEXT), '') AS symbol, CAST(${strategyOf(layout)} AS TEXT) AS strategy,
+                coalesce(CAST("action" AS TEXT), '') AS action, coalesce(substr(${layout.timestamp}, 1, 10), '') AS day,
                 count(*) AS rows
          FROM "signals" WHERE ${layout.id} > $sinceId AND ${layout.id} <= $lastId
          GROUP BY 1, 2, 3, 4`,
@@ -261,6 +274,7 @@ export class SignalReader implements Disposable {
     budget: number,
     watch?: (sql: string, bindings: Bindings) => void,
   ): { rows: Signal[]; visited: number; next: Key | null } {
+    if (!canMatch(layout, walk.filter)) return { rows: [], visited: 0, next: null };
     const { start, next } = zoneOf(layout, walk, after);
     const { order, received, filter } = walk;
     const { corrections } = this.#head;
@@ -291,6 +305,17 @@ export class SignalReader implements Disposable {
     return made;
   }
 
+  #inspect(): void {
+    this.#layout = null;
+    this.#fault = null;
+    try {
+      this.#layout = inspect(this.#db);
+    } catch (error) {
+      if (!(error instanceof SetupError)) throw error;
+      this.#fault = error;
+    }
+  }
+
   #readHead(): Head {
     const layout = this.#layout;
     if (!layout) return unknownHead;
@@ -315,11 +340,10 @@ export class SignalReader implements Disposable {
   #mustLayout(): Layout {
     this.refresh();
     if (this.#layout) return this.#layout;
-    throw new AppError(
-      "unavailable",
-      "The signal file has no table of signals at the moment. Try again.",
-      { retryAfterSeconds: 1 },
-    );
+    const reason = this.#fault
+      ? `${this.#fault.message} ${this.#fault.fix}`
+      : "The signal file has no table of signals at the moment. Try again.";
+    throw new AppError("unavailable", reason, { retryAfterSeconds: 1 });
   }
 
   #columns(layout: Layout, received: boolean): string {

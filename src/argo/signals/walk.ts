@@ -1,4 +1,11 @@
-import { DEFAULT_STRATEGY, type Layout, PREMIUM_CONFIDENCE, strategyOf } from "./layout";
+import {
+  CONFIDENCE_END,
+  DEFAULT_STRATEGY,
+  type Layout,
+  PREMIUM,
+  PREMIUM_CONFIDENCE,
+  strategyOf,
+} from "./layout";
 import { columns, type Signal } from "./signal";
 
 export type Filter = {
@@ -163,43 +170,33 @@ function confidenceKind(min: number | undefined): "any" | "below" | "premium" | 
   return min < PREMIUM_CONFIDENCE ? "below" : "above";
 }
 
+/** False for a strategy that a table without that column cannot hold. */
+export function canMatch(layout: Layout, { strategy }: Filter): boolean {
+  return layout.has.strategy || strategy === undefined || strategy === DEFAULT_STRATEGY;
+}
+
 /** Chooses the index that a filter walks, and says what that index does not answer. */
 function conditions(layout: Layout, filter: Filter): Conditions {
+  const { collation, indexes, timestamp } = layout;
+  const kind = confidenceKind(filter.minConfidence);
+  const bySymbol = filter.symbol !== undefined;
+  const byStrategy = filter.strategy !== undefined && layout.has.strategy;
+  const byPremium = !bySymbol && !byStrategy && (kind === "premium" || kind === "above");
+  const sameStrategy = `${strategyOf(layout)}${collation} = $strategy`;
   const indexed: string[] = [];
   const residual: string[] = [];
-  let index = layout.indexes.time;
-  let premiumServed = false;
-  const strategyMatters = filter.strategy !== undefined && layout.has.strategy;
-  if (filter.symbol !== undefined) {
-    index = layout.indexes.symbol;
-    indexed.push('"symbol" = $symbol');
-  } else if (strategyMatters) {
-    index = layout.indexes.strategy;
-    indexed.push(`${strategyOf(layout)} = $strategy`);
-  } else if (["premium", "above"].includes(confidenceKind(filter.minConfidence))) {
-    index = layout.indexes.premium;
-    indexed.push(`"confidence" >= ${PREMIUM_CONFIDENCE}`);
-    premiumServed = true;
+  if (bySymbol) indexed.push(`"symbol"${collation} = $symbol`);
+  else if (byStrategy) indexed.push(sameStrategy);
+  else if (byPremium) indexed.push(PREMIUM);
+  if (bySymbol && byStrategy) residual.push(sameStrategy);
+  if (kind !== "any" && !(byPremium && kind === "premium")) {
+    residual.push(`"confidence" >= $minConfidence AND "confidence" <= ${CONFIDENCE_END}`);
   }
-  if (strategyMatters) {
-    if (filter.symbol !== undefined) residual.push(`${strategyOf(layout)} = $strategy`);
-  } else if (filter.strategy !== undefined && filter.strategy !== DEFAULT_STRATEGY) {
-    indexed.push("0");
-  }
-  const kind = confidenceKind(filter.minConfidence);
-  if (kind !== "any" && !(premiumServed && kind === "premium")) {
-    residual.push('"confidence" >= $minConfidence');
-  }
-  if (filter.action !== undefined) {
-    residual.push('"action" = $action');
-  }
-  if (filter.since !== undefined) {
-    indexed.push(`${layout.timestamp} >= $since`);
-  }
-  if (filter.until !== undefined) {
-    indexed.push(`${layout.timestamp} < $until`);
-  }
-  return { index, indexed, residual };
+  if (filter.action !== undefined) residual.push(`"action"${collation} = $action`);
+  if (filter.since !== undefined) indexed.push(`${timestamp} >= $since`);
+  if (filter.until !== undefined) indexed.push(`${timestamp} < $until`);
+  const walked = bySymbol ? "symbol" : byStrategy ? "strategy" : byPremium ? "premium" : "time";
+  return { index: indexes[walked], indexed, residual };
 }
 
 const whereSql = (where: string[]) => (where.length > 0 ? ` WHERE ${where.join(" AND ")}` : "");

@@ -10,7 +10,7 @@ import {
 import { emit, serveThread } from "../../platform/thread";
 import { adopt } from "./adopt";
 import { readDrafts } from "./ingest";
-import { type Idempotency, SignalLedger } from "./ledger";
+import { forgottenBefore, type Idempotency, SignalLedger } from "./ledger";
 import type { Accepted } from "./schema";
 
 export type Post = { body: string; idempotency: Idempotency | null };
@@ -27,7 +27,6 @@ export type Start = { path: string; synchronous: Synchronous; checkpointMs: numb
 /** What a group of posts came to; `durationMs` is that of its one commit. */
 export type GroupOutcome = { outcomes: Outcome[]; durationMs: number };
 
-const idempotencyHours = 24;
 const forgottenPerRun = 500;
 
 serveThread(({ path, synchronous, checkpointMs }: Start) => {
@@ -146,12 +145,11 @@ serveThread(({ path, synchronous, checkpointMs }: Start) => {
     forget: ({ nowMs }: { nowMs: number }) => {
       mustBeSound();
       try {
-        const before = new Date(nowMs - idempotencyHours * 3_600_000).toISOString();
         return open()
           .query(
             "DELETE FROM argo_idempotency WHERE key IN (SELECT key FROM argo_idempotency WHERE created_at < ? LIMIT ?)",
           )
-          .run(before, forgottenPerRun).changes;
+          .run(forgottenBefore(nowMs), forgottenPerRun).changes;
       } catch (error) {
         return fail(error);
       }
@@ -183,7 +181,7 @@ function attemptWrite(
 ): Outcome {
   db.run("SAVEPOINT post");
   const done = attempt(() => {
-    const before = idempotency && ledger.replay(idempotency);
+    const before = idempotency && ledger.replay(idempotency, nowMs);
     if (before) return { answer: before, replayed: true };
     const batch = body.trimStart().startsWith("[");
     const signals = drafts.map((draft, i) => ledger.write(draft, batch ? i : null));
