@@ -41,7 +41,9 @@ async function fill(argo: Argo): Promise<void> {
   argo.reader.refresh();
 }
 
-const post = (argo: Argo, body: string) => argo.writer.submit({ body, idempotency: null });
+const encoder = new TextEncoder();
+const post = (argo: Argo, body: string) =>
+  argo.writer.submit({ body: encoder.encode(body), key: null });
 
 function lastPrice(argo: Argo): number {
   const walk = { filter: { symbol }, order: "desc", after: null, limit: 1, skip: 0 } as const;

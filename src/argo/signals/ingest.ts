@@ -13,6 +13,9 @@ export type Draft = {
   dedupe: boolean;
 };
 
+/** The signals of one post, and whether they came as an array. */
+export type Drafts = { drafts: Draft[]; batch: boolean };
+
 /** RFC 3339 in UTC, upper case, as it sorts by bytes. */
 const utc = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|\+00:00)$/;
 
@@ -21,8 +24,9 @@ const utc = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|\+00:00)$/;
  * @param nowMs the server's clock, milliseconds since the epoch.
  * @throws AppError 400 when it cannot be read, 422 with each fault's field and row.
  */
-export function readDrafts(body: string, nowMs: number, layout: Layout): Draft[] {
-  const value = readJson(body);
+export function readDrafts(body: Uint8Array, nowMs: number, layout: Layout): Drafts {
+  const text = utf8(body);
+  const value = readJson(text);
   const batch = Array.isArray(value);
   const rows: unknown[] = batch ? value : [value];
   if (rows.length === 0) refuse([{ field: "body", detail: "holds no signal" }]);
@@ -48,11 +52,22 @@ export function readDrafts(body: string, nowMs: number, layout: Layout): Draft[]
     }
   }
   if (faults.length > 0) refuse(faults);
-  if (keys !== countKeys(body)) {
+  if (keys !== countKeys(text)) {
     throw new AppError("bad_request", "The body names a field of one object more than once.");
   }
-  return drafts;
+  return { drafts, batch };
 }
+
+/** @throws AppError 400: what is not UTF-8 must not be stored as something else. */
+function utf8(bytes: Uint8Array): string {
+  try {
+    return decoder.decode(bytes);
+  } catch (cause) {
+    throw new AppError("bad_request", "The body is not valid UTF-8.", { cause });
+  }
+}
+
+const decoder = new TextDecoder("utf-8", { fatal: true });
 
 function readJson(body: string): unknown {
   try {

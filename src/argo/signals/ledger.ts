@@ -84,8 +84,8 @@ export class SignalLedger implements Disposable {
     );
   }
 
-  /** The answer that this key was given before; null when it is new. @throws AppError 422. */
-  replay({ key, bodySha256 }: Idempotency, nowMs: number): Accepted | null {
+  /** The answer (JSON) that this key was given before; null when it is new. @throws AppError 422. */
+  replay({ key, bodySha256 }: Idempotency, nowMs: number): string | null {
     const row = this.#replay.get(key) as Remembered | null;
     if (!row || row.createdAt < forgottenBefore(nowMs)) return null;
     if (row.bodySha256 !== bodySha256) {
@@ -95,11 +95,11 @@ export class SignalLedger implements Disposable {
         { errors: [{ field: "Idempotency-Key", detail: "was used with another body" }] },
       );
     }
-    return JSON.parse(row.answer) as Accepted;
+    return row.answer;
   }
 
-  remember({ key, bodySha256 }: Idempotency, answer: Accepted, nowMs: number): void {
-    this.#remember.run(key, bodySha256, JSON.stringify(answer), new Date(nowMs).toISOString());
+  remember({ key, bodySha256 }: Idempotency, answer: string, nowMs: number): void {
+    this.#remember.run(key, bodySha256, answer, new Date(nowMs).toISOString());
   }
 
   /**

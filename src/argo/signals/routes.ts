@@ -39,6 +39,8 @@ type Deps = {
 
 /** The routes of the data plane under /api. */
 export function signalRoutes({ config, argo, admission, metrics, poll }: Deps) {
+  const written = metrics.ingested.of({ outcome: "written" });
+  const duplicates = metrics.ingested.of({ outcome: "duplicate" });
   const read = [admission.readers(), strictQuery];
   const app = new OpenAPIHono<AppEnv>({ defaultHook: (result) => refuse(result) });
 
@@ -221,19 +223,13 @@ export function signalRoutes({ config, argo, admission, metrics, poll }: Deps) {
           errors: unknown.map((key) => ({ field: fieldName(key), detail: "unknown field" })),
         });
       }
-      const body = utf8(await c.req.arrayBuffer());
-      const idempotency = idempotencyOf(
-        c.req.header("idempotency-key"),
-        c.env.principalId ?? "",
-        body,
-      );
-      const { answer, replayed } = await argo.writer.submit({ body, idempotency });
-      for (const { duplicate } of answer.signals) {
-        metrics.ingested.of({ outcome: duplicate || replayed ? "duplicate" : "written" }).value +=
-          1;
-      }
-      if (replayed) c.header("Idempotency-Replayed", "true");
-      return c.json(answer, 201);
+      const body = new Uint8Array(await c.req.arrayBuffer());
+      const key = idempotencyKey(c.req.header("idempotency-key"), c.env.principalId ?? "");
+      const done = await argo.writer.submit({ body, key });
+      written.value += done.written;
+      duplicates.value += done.duplicates;
+      if (done.replayed) c.header("Idempotency-Replayed", "true");
+      return c.body(done.answer, 201, { "Content-Type": "application/json" });
     },
   );
 
@@ -252,23 +248,11 @@ function mustBeJson(contentType: string | undefined): void {
   });
 }
 
-/** @throws AppError 400: what is not UTF-8 must not be stored as something else. */
-function utf8(bytes: ArrayBuffer): string {
-  try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
-  } catch (cause) {
-    throw new AppError("bad_request", "The body is not valid UTF-8.", { cause });
-  }
-}
-
 /** Keys are apart for each producer, and kept as hashes. */
-function idempotencyOf(key: string | undefined, producer: string, body: string) {
+function idempotencyKey(key: string | undefined, producer: string): string | null {
   if (key === undefined) return null;
-  if (!/^[\x21-\x7e]{1,255}$/.test(key)) {
-    throw new AppError("bad_request", "The request is not valid: Idempotency-Key.", {
-      errors: [{ field: "Idempotency-Key", detail: "must be 1 to 255 visible characters" }],
-    });
-  }
-  const hash = (text: string) => new Bun.CryptoHasher("sha256").update(text).digest("hex");
-  return { key: hash(`${producer}\n${key}`), bodySha256: hash(body) };
+  if (/^[\x21-\x7e]{1,255}$/.test(key)) return Bun.SHA256.hash(`${producer}\n${key}`, "hex");
+  throw new AppError("bad_request", "The request is not valid: Idempotency-Key.", {
+    errors: [{ field: "Idempotency-Key", detail: "must be 1 to 255 visible characters" }],
+  });
 }

@@ -2,8 +2,7 @@ import { AppError } from "../../errors";
 import type { Metrics } from "../../platform/metrics";
 import type { Synchronous } from "../../platform/sqlite";
 import { Thread } from "../../platform/thread";
-import type { Accepted } from "./schema";
-import type { GroupOutcome, Outcome, Post, Start } from "./writer.worker";
+import type { Done, GroupOutcome, Outcome, Post, Start } from "./writer.worker";
 
 type Options = {
   path: string;
@@ -76,19 +75,19 @@ export class SignalWriter implements AsyncDisposable {
    * Writes one post. Resolves once it is durable.
    * @throws AppError 4xx for this post's own faults, 503 when it cannot be written now.
    */
-  async submit(post: Post): Promise<{ answer: Accepted; replayed: boolean }> {
-    const key = post.idempotency?.key;
+  async submit(post: Post): Promise<Done> {
+    const { key } = post;
     if (this.#stopping) throw new AppError("unavailable", "The server is stopping.");
     const bytes = post.body.length;
     if (this.#waiting.length >= waitingMax || this.#waitingBytes + bytes > waitingBytesMax) {
       throw new AppError("unavailable", "Too many posts are waiting to be written. Try again.");
     }
-    if (key !== undefined && this.#inFlight.has(key)) {
+    if (key !== null && this.#inFlight.has(key)) {
       throw new AppError("conflict", "A post with this Idempotency-Key is being written.", {
         retryAfterSeconds: 1,
       });
     }
-    if (key !== undefined) this.#inFlight.add(key);
+    if (key !== null) this.#inFlight.add(key);
     this.#waitingBytes += bytes;
     try {
       const outcome = await new Promise<Outcome>((settle, fail) => {
@@ -105,7 +104,7 @@ export class SignalWriter implements AsyncDisposable {
       return outcome;
     } finally {
       this.#waitingBytes -= bytes;
-      if (key !== undefined) this.#inFlight.delete(key);
+      if (key !== null) this.#inFlight.delete(key);
     }
   }
 

@@ -9,11 +9,14 @@ import {
 } from "../../platform/sqlite";
 import { emit, serveThread } from "../../platform/thread";
 import { adopt } from "./adopt";
-import { readDrafts } from "./ingest";
-import { forgottenBefore, type Idempotency, SignalLedger } from "./ledger";
+import { type Drafts, readDrafts } from "./ingest";
+import { forgottenBefore, SignalLedger } from "./ledger";
 import type { Accepted } from "./schema";
 
-export type Post = { body: string; idempotency: Idempotency | null };
+/** The body as it came, and the hash of producer and Idempotency-Key where there is one. */
+export type Post = { body: Uint8Array; key: string | null };
+/** What was done, `answer` being the JSON that the client gets. */
+export type Done = { answer: string; written: number; duplicates: number; replayed: boolean };
 type Refusal = {
   error: {
     code: AppError["code"];
@@ -22,7 +25,7 @@ type Refusal = {
     retryAfterSeconds: number | undefined;
   };
 };
-export type Outcome = { answer: Accepted; replayed: boolean } | Refusal;
+export type Outcome = Done | Refusal;
 export type Start = { path: string; synchronous: Synchronous; checkpointMs: number };
 /** What a group of posts came to; `durationMs` is that of its one commit. */
 export type GroupOutcome = { outcomes: Outcome[]; durationMs: number };
@@ -175,19 +178,20 @@ const schemaVersion = (db: Database): number =>
 function attemptWrite(
   db: Database,
   ledger: SignalLedger,
-  { body, idempotency }: Post,
-  drafts: ReturnType<typeof readDrafts>,
+  { body, key }: Post,
+  { drafts, batch }: Drafts,
   nowMs: number,
 ): Outcome {
   db.run("SAVEPOINT post");
-  const done = attempt(() => {
+  const done = attempt((): Done => {
+    const idempotency = key === null ? null : { key, bodySha256: Bun.SHA256.hash(body, "hex") };
     const before = idempotency && ledger.replay(idempotency, nowMs);
-    if (before) return { answer: before, replayed: true };
-    const batch = body.trimStart().startsWith("[");
+    if (before) return { answer: before, written: 0, duplicates: drafts.length, replayed: true };
     const signals = drafts.map((draft, i) => ledger.write(draft, batch ? i : null));
-    const answer = { signals };
+    const answer = JSON.stringify({ signals } satisfies Accepted);
     if (idempotency) ledger.remember(idempotency, answer, nowMs);
-    return { answer, replayed: false };
+    const duplicates = signals.filter((signal) => signal.duplicate).length;
+    return { answer, written: signals.length - duplicates, duplicates, replayed: false };
   });
   if ("error" in done) db.run("ROLLBACK TO post");
   db.run("RELEASE post");
