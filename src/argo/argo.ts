@@ -1,4 +1,4 @@
-import { mkdirSync } from "node:fs";
+import { closeSync, existsSync, mkdirSync, openSync } from "node:fs";
 import { dirname } from "node:path";
 import type { Config } from "../config";
 import { AppError, SetupError } from "../errors";
@@ -7,7 +7,7 @@ import { secureHeaders } from "../http/policy";
 import type { Logger } from "../platform/log";
 import type { Metrics } from "../platform/metrics";
 import { isCorruption, type Synchronous } from "../platform/sqlite";
-import { walDamage } from "../platform/wal";
+import { mustHaveSoundLog } from "../platform/wal";
 import { Cursors } from "./signals/cursor";
 import { FarReader } from "./signals/far";
 import { LatestAnswers } from "./signals/latest";
@@ -94,7 +94,7 @@ export class Argo implements AsyncDisposable {
       let reader = tryReader(config.signalsDb);
       if (!ready(reader)) {
         options.beforeWriting();
-        mkdirSync(dirname(config.signalsDb), { recursive: true, mode: 0o750 });
+        makeOurs(config.signalsDb);
         const fault = await adoptPatiently(writer, log);
         reader ??= tryReader(config.signalsDb);
         if (fault && !reader?.layout) throw fault;
@@ -247,13 +247,10 @@ function tryReader(path: string): SignalReader | null {
   }
 }
 
-function mustHaveSoundLog(path: string): void {
-  const damage = walDamage(path);
-  if (damage === null) return;
-  throw new SetupError(
-    `The signal file has lost commits: ${damage}. Nothing is changed.`,
-    `Run \`argo-alpine restore BACKUP\`, or give those commits up with: sqlite3 ${path} 'PRAGMA wal_checkpoint(TRUNCATE)'`,
-  );
+/** A file of our own is for its owner and group: SQLite would make it for everybody. */
+function makeOurs(path: string): void {
+  mkdirSync(dirname(path), { recursive: true, mode: 0o750 });
+  if (!existsSync(path)) closeSync(openSync(path, "a", 0o640));
 }
 
 /** Adopts the file; a lock held by somebody else is waited for. Returns why it could not be done. */

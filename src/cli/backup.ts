@@ -12,11 +12,11 @@ import {
   isSameFile,
   lockedMsMax,
   mustExist,
-  mustHaveSoundLog,
   openReader,
   shortDamage,
   sync,
 } from "./file";
+import { mustHaveSoundLog } from "../platform/wal";
 import { grouped, type Output, plural, seconds } from "./output";
 
 export type BackupOptions = { force?: boolean };

@@ -7,7 +7,8 @@ import type { SignalReader } from "../argo/signals/store";
 import { type Config, isLoopback } from "../config";
 import { SetupError } from "../errors";
 import { openDatabase } from "../platform/sqlite";
-import { asSetupError, isSqlite, lostCommits, shortDamage, tryReader } from "./file";
+import { asSetupError, isSqlite, shortDamage, tryReader } from "./file";
+import { lostCommits } from "../platform/wal";
 import { grouped, type Output, seconds } from "./output";
 
 export type Check = {

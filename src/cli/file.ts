@@ -16,8 +16,8 @@ import { adopt, type Note } from "../argo/signals/adopt";
 import type { Layout } from "../argo/signals/layout";
 import { SignalReader } from "../argo/signals/store";
 import { AppError, SetupError } from "../errors";
+import { mustHaveSoundLog } from "../platform/wal";
 import { openDatabase, sqliteCode } from "../platform/sqlite";
-import { walDamage } from "../platform/wal";
 
 /** How long a command waits for a lock held by somebody else, while nothing moves. */
 export const lockedMsMax = 60_000;
@@ -141,30 +141,6 @@ export async function makeReady(
     }
     await Bun.sleep(againMs);
   }
-}
-
-/**
- * A log whose damage hides commits must not be folded into the file.
- * Only before this process opens the file.
- * @throws SetupError
- */
-export function mustHaveSoundLog(path: string): void {
-  const damage = lostCommits(path);
-  if (damage === null) return;
-  throw new SetupError(
-    `${path} has lost commits: ${damage}. Nothing is changed.`,
-    `Run \`argo-alpine restore BACKUP\`, or give those commits up with: sqlite3 ${path} 'PRAGMA wal_checkpoint(TRUNCATE)'`,
-  );
-}
-
-/** What is wrong with the log of a file that this process has not opened; null when nothing is. */
-export function lostCommits(path: string): string | null {
-  // SQLite keeps the log beside the file that a link leads to.
-  const real = existsSync(path) ? realpathSync(path) : path;
-  if (walDamage(real) === null) return null;
-  // Looked at twice: a frame may have been caught while somebody was writing it.
-  Bun.sleepSync(againMs);
-  return walDamage(real);
 }
 
 export function mustExist(path: string): void {

@@ -17,12 +17,12 @@ import {
   isInUse,
   isSameFile,
   isSqlite,
-  lostCommits,
   mustExist,
   openReader,
   shortDamage,
   sync,
 } from "./file";
+import { lostCommits } from "../platform/wal";
 import { grouped, type Output, plural } from "./output";
 
 export type RestoreOptions = { force?: boolean };

@@ -1,9 +1,35 @@
-import { closeSync, fstatSync, openSync, readSync } from "node:fs";
+import { closeSync, existsSync, fstatSync, openSync, readSync, realpathSync } from "node:fs";
+import { SetupError } from "../errors";
 
 const headerBytes = 32;
 const frameHeaderBytes = 24;
 
 type Sums = [number, number];
+
+/** A frame may be met while somebody writes it: what is found is looked at again after this. */
+const againMs = 50;
+
+/**
+ * Refuses a file whose log has lost commits: what a checkpoint would make final.
+ * @throws SetupError that says how to go on.
+ */
+export function mustHaveSoundLog(path: string): void {
+  const damage = lostCommits(path);
+  if (damage === null) return;
+  throw new SetupError(
+    `${path} has lost commits: ${damage}. Nothing is changed.`,
+    `Run \`argo-alpine restore BACKUP\`, or give those commits up with: sqlite3 ${path} 'PRAGMA wal_checkpoint(TRUNCATE)'`,
+  );
+}
+
+/** What is wrong with the log of a file that this process has not opened; null when nothing is. */
+export function lostCommits(path: string): string | null {
+  // SQLite keeps the log beside the file that a link leads to.
+  const real = existsSync(path) ? realpathSync(path) : path;
+  if (walDamage(real) === null) return null;
+  Bun.sleepSync(againMs);
+  return walDamage(real);
+}
 
 /**
  * Looks for damage inside a write-ahead log. SQLite takes the first frame whose checksum fails as
@@ -13,7 +39,7 @@ type Sums = [number, number];
  * SQLite's locks. Format: sqlite.org/fileformat2.html §4.
  * @returns what is wrong; null when nothing is, or there is no log.
  */
-export function walDamage(databasePath: string): string | null {
+function walDamage(databasePath: string): string | null {
   let fd: number;
   try {
     fd = openSync(`${databasePath}-wal`, "r");
