@@ -57,8 +57,11 @@ program
   .action(async (_options, command: Command) => {
     const { demo } = await import("./cli/demo");
     const token = process.env["ARGO_WRITE_TOKEN"] || `demo-${crypto.randomUUID()}`;
-    const own = { DATA_DIR: "./data/demo", LOG_LEVEL: "warn", SHUTDOWN_DELAY_SECONDS: "0" };
-    const config = await configOf(command.optsWithGlobals(), own, { ARGO_WRITE_TOKEN: token });
+    const flags: Flags = command.optsWithGlobals();
+    const usual = { LOG_LEVEL: "warn", SHUTDOWN_DELAY_SECONDS: "0" };
+    // Never beside real signals, whatever the environment says of those.
+    const own = { DATA_DIR: flags["dataDir"] ?? "./data/demo", SIGNALS_DB: flags["db"] };
+    const config = await configOf(flags, usual, { ...own, ARGO_WRITE_TOKEN: token });
     await demo(config, token);
   });
 

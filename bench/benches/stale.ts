@@ -46,6 +46,7 @@ async function run(context: Context): Promise<Result> {
       secondsMin: context.quick ? 3 : 20,
       connections: 16,
       promptConnections: 8,
+      fresh: true,
       kills: 2,
     });
     stales += report.stale;
@@ -56,11 +57,12 @@ async function run(context: Context): Promise<Result> {
       String(commitsPerSecond),
       fixed(report.polls),
       fixed(report.notModified),
+      fixed(report.freshPolls),
       fixed(report.commits),
       `${checkpoints.taken} (${checkpoints.refused} met a lock)`,
       String(report.kills),
       fixed(report.polls / report.seconds),
-      String(report.stale),
+      report.stale === 0 ? "0" : `${report.stale} (${report.freshStale} on new connections)`,
       String(report.failures),
     ]);
   }
@@ -71,6 +73,7 @@ async function run(context: Context): Promise<Result> {
       "commits/s",
       "polls",
       "of them 304",
+      "first of a connection",
       "commits",
       "forced checkpoints",
       "kill -9",
@@ -81,7 +84,7 @@ async function run(context: Context): Promise<Result> {
     rows,
   });
   result.notes.push(
-    `Body and Signal-Head are both checked. 16 connections poll without a pause, a quarter of them with If-None-Match; 8 more poll the moment the ledger grows. Every ${checkpointEveryMs} ms another process of SQLite truncates the log beside the writer's own checkpoints.`,
+    `Body and Signal-Head are both checked. 16 connections poll without a pause, a quarter of them with If-None-Match; 8 more poll the moment the ledger grows, and so does a new connection each time. Every ${checkpointEveryMs} ms another process of SQLite truncates the log beside the writer's own checkpoints.`,
   );
   result.figures.push({
     name: "stale answers, racing the engine at 1, 100 and 1,000 commits/s, checkpoints, kill -9",

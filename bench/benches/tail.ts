@@ -33,7 +33,7 @@ async function run(context: Context): Promise<Result> {
   await underLock(context, result);
   await underSlowDisk(context, result);
   result.notes.push(
-    `${fixed(pollsPerSecond)} polls/s over 64 connections, each poll timed from the moment it was due. The engine and other writers share the generator's core; the generator runs at real-time priority, sleeps 10 µs a turn and takes each answer at its next turn, so every latency includes up to 0.1 ms of its own.`,
+    `${fixed(pollsPerSecond)} polls/s over 64 connections, each poll timed from the moment it was due. The engine and other writers share the generator's core; the generator runs at real-time priority, sleeps 50 µs a turn and takes each answer at its next turn, so every latency includes up to 0.1 ms of its own.`,
     `Spread: the median over the rounds of |p99 − p99| between the quiet server and itself. "Unmoved" means within that spread and ${fixed(unmovedAllowanceUs / 1_000, 1)} ms.`,
   );
   return result;

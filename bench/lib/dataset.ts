@@ -23,19 +23,22 @@ function fileOf(rows: Rows): string {
 
 /**
  * Makes the signal files where they are not there yet: the old engine's table, filled, then adopted
- * by our own server. The newest rows are the same whatever the size.
+ * by our own server. Files of an earlier run are adopted again, since what we keep beside the table
+ * may have changed. The newest rows are the same whatever the size.
  */
 export async function makeSignalFiles(): Promise<void> {
   mkdirSync(join(cacheDir, "data"), { recursive: true });
   for (const rows of [1_000, 1_000_000] as const) {
-    if (existsSync(fileOf(rows))) continue;
-    const draft = `${fileOf(rows)}.draft`;
-    discard(draft);
-    fill(draft, rows);
-    const server = await startProduct({ kind: "serve", db: draft, instance: "adopt" });
+    const path = fileOf(rows);
+    if (!existsSync(path)) {
+      const draft = `${path}.draft`;
+      discard(draft);
+      fill(draft, rows);
+      renameSync(draft, path);
+    }
+    const server = await startProduct({ kind: "serve", db: path, instance: "adopt" });
     await server.child.stop();
-    settle(draft);
-    renameSync(draft, fileOf(rows));
+    settle(path);
   }
 }
 

@@ -13,12 +13,15 @@ export async function get(url: string, headers: Record<string, string> = {}): Pr
   };
 }
 
-/** Waits until the URL answers 200; fails after `timeoutMs`. */
+/** Waits until the URL answers 200; fails after `timeoutMs`, or once the server has `ended`. */
 export async function untilReady(
   url: string,
   headers: Record<string, string>,
+  ended: Promise<number>,
   timeoutMs = 60_000,
 ): Promise<void> {
+  let code: number | undefined;
+  void ended.then((exitCode) => (code = exitCode));
   const deadline = performance.now() + timeoutMs;
   let last = "no answer";
   while (performance.now() < deadline) {
@@ -28,6 +31,9 @@ export async function untilReady(
       last = `status ${status}`;
     } catch (error) {
       last = String(error);
+    }
+    if (code !== undefined) {
+      throw new Error(`the server ended with ${code}: bench/.cache/logs has its words`);
     }
     await Bun.sleep(50);
   }

@@ -15,6 +15,7 @@ export type PeerName =
   | "fastify"
   | "fastapi-before"
   | "fastapi-after"
+  | "fastapi-ready"
   | "nginx";
 
 export type PeerStart = {
@@ -32,7 +33,7 @@ export type Server = { name: string; url: string; pid: number; child: Child };
 
 const path = "/api/signals/latest";
 /** How many rows the peer reads that filters in its own language. */
-const recentRows = 100;
+const recentRows = 50;
 
 /** Starts a peer on the server's core, or says why it cannot be had. */
 export async function startPeer(
@@ -50,7 +51,7 @@ export async function startPeer(
   });
   const url = `http://127.0.0.1:${port}${path}?limit=10`;
   try {
-    await untilReady(url, {}, 20_000);
+    await untilReady(url, {}, child.exited, 20_000);
   } catch (error) {
     await child.stop();
     return { missing: `did not start: ${String(error)} (see bench/.cache/logs/peer-${label}.log)` };
@@ -87,11 +88,11 @@ function commandFor(name: PeerName, label: string, port: number, start: PeerStar
     case "fastify":
       return needPackages() ?? nodeCommand(script("fastify.mjs"), given);
     case "fastapi-before":
-    case "fastapi-after": {
-      const python = pythonWithPackages();
-      if ("missing" in python) return python;
-      return { argv: [python.path, script(`${name.replace("-", "_")}.py`), given] };
-    }
+      return pythonCommand(script("fastapi_before.py"), given);
+    case "fastapi-after":
+      return pythonCommand(script("fastapi_after.py"), given);
+    case "fastapi-ready":
+      return pythonCommand(script("fastapi_after.py"), given, "ready");
     case "nginx":
       return nginxCommand(port, start);
   }
@@ -120,6 +121,11 @@ export function nodePath(): string | null {
 function nodeCommand(script: string, given: string): Command {
   const node = nodePath();
   return node ? { argv: [node, script, given] } : { missing: "no Node on this machine" };
+}
+
+function pythonCommand(script: string, ...args: string[]): Command {
+  const python = pythonWithPackages();
+  return "missing" in python ? python : { argv: [python.path, script, ...args] };
 }
 
 /** The Python of the FastAPI peers; makes its virtual environment on first use. */

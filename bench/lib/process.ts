@@ -16,6 +16,8 @@ export type SpawnOptions = {
   /** Name of the log under .cache/logs that takes standard error (and output, unless piped). */
   log: string;
   pipeOutput?: boolean;
+  /** The command is strace and the like: it would let its own child live on when it is ended. */
+  wrapper?: boolean;
   /** Real-time priority, so that a sleeping generator wakes at once; used only when permitted. */
   realtime?: boolean;
 };
@@ -28,6 +30,7 @@ export class Child {
   constructor(
     readonly name: string,
     readonly handle: Bun.Subprocess<"ignore", "pipe" | number, number>,
+    readonly wrapper: boolean,
   ) {
     this.pid = handle.pid;
     this.exited = handle.exited;
@@ -45,14 +48,22 @@ export class Child {
   /** Asks the child to end, insists after 5 s. */
   async stop(): Promise<void> {
     if (this.handle.exitCode !== null || this.handle.signalCode !== null) return;
-    this.handle.kill("SIGTERM");
-    const timer = setTimeout(() => this.handle.kill("SIGKILL"), 5_000);
+    this.#signal("SIGTERM");
+    const timer = setTimeout(() => this.kill(), 5_000);
     await this.exited;
     clearTimeout(timer);
   }
 
   kill(): void {
-    this.handle.kill("SIGKILL");
+    this.#signal("SIGKILL");
+  }
+
+  #signal(signal: "SIGTERM" | "SIGKILL"): void {
+    // A wrapper ends when what it wraps has ended. Its children cannot have been replaced by
+    // others of the same number while it waits for them.
+    const wrapped = this.wrapper ? childrenOf(this.pid) : [];
+    for (const pid of wrapped) process.kill(pid, signal);
+    if (wrapped.length === 0) this.handle.kill(signal);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -87,7 +98,7 @@ export function spawnPinned(command: readonly string[], options: SpawnOptions): 
     stderr: log,
   });
   closeSync(log);
-  return new Child(options.log, handle);
+  return new Child(options.log, handle, options.wrapper ?? false);
 }
 
 /** What a child may inherit: nothing that would configure a server behind our back. */

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { untilReady } from "./http";
 import { binaryPath, benchDir, cacheDir, rootDir } from "./paths";
 import type { Server } from "./peers";
-import { childrenOf, freePort, serverCore, spawnPinned } from "./process";
+import { childrenOf, cpuUs, freePort, serverCore, spawnPinned } from "./process";
 
 export const readToken = "bench-read-token-0123456789";
 export const writeToken = "bench-write-token-0123456789";
@@ -38,18 +38,38 @@ export async function startProduct(options: ProductOptions): Promise<Server> {
   const child = spawnPinned(command, {
     core: serverCore,
     log: `argo-${instance}`,
+    wrapper: options.under !== undefined,
     env: { ...productEnv(db, instance), PORT: String(port), ...options.env },
   });
   const url = `http://127.0.0.1:${port}${latestPath}`;
   try {
-    await untilReady(url, readHeaders);
+    await untilReady(url, readHeaders, child.exited);
   } catch (error) {
     await child.stop();
     throw error;
   }
   // strace runs the server as its child: that one's time and memory are the ones to read.
   const pid = options.under ? (childrenOf(child.pid)[0] ?? child.pid) : child.pid;
+  await settled(pid);
   return { name: instance, url, pid, child };
+}
+
+const settleMs = 60_000;
+const lookMs = 500;
+/** Share of a core under which a server counts as idle. */
+const idleShare = 0.02;
+
+/** Waits until a server does nothing by itself: after its start it checks its file for damage. */
+async function settled(pid: number): Promise<void> {
+  const deadline = performance.now() + settleMs;
+  // The check begins a second after the start, so the first quiet moment is not the last.
+  await Bun.sleep(3 * lookMs);
+  while (performance.now() < deadline) {
+    const before = cpuUs(pid);
+    await Bun.sleep(lookMs);
+    if (cpuUs(pid) - before < idleShare * lookMs * 1_000) return;
+  }
+  throw new Error(`a server was still busy ${settleMs} ms after its start`);
 }
 
 /** The environment of a benched server: a client with a token, and a limit that nothing meets. */
@@ -74,7 +94,7 @@ function commandFor(kind: Kind): string[] {
   const main = join(rootDir, "src/main.ts");
   if (kind === "serve") return [process.execPath, main, "serve", "--role", "argo"];
   if (kind === "binary") return [binaryPath, "serve", "--role", "argo"];
-  return [process.execPath, join(benchDir, "servers/argo.ts"), kind];
+  return [process.execPath, join(benchDir, `servers/${kind}.ts`)];
 }
 
 /** The port in a server's URL. */

@@ -5,7 +5,7 @@ export function median(samples: readonly number[]): number {
 
 /** The p-th percentile (0 to 100) by linear interpolation; NaN when there are no samples. */
 export function percentile(samples: readonly number[], p: number): number {
-  const sorted = [...samples].sort((a, b) => a - b);
+  const sorted = samples.toSorted((a, b) => a - b);
   const at = ((sorted.length - 1) * p) / 100;
   const low = sorted[Math.floor(at)] ?? Number.NaN;
   const high = sorted[Math.ceil(at)] ?? low;

@@ -8,7 +8,6 @@ import {
   mkdirSync,
   openSync,
   readSync,
-  realpathSync,
   statSync,
 } from "node:fs";
 import { dirname } from "node:path";

@@ -3,7 +3,15 @@ import { Database } from "bun:sqlite";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { spawnChild } from "./children.ts";
-import { freePort, holdWriteLock, startEngine, startServer, tempDir, until } from "./process.ts";
+import {
+  freePort,
+  holdWriteLock,
+  startEngine,
+  startServer,
+  tempDir,
+  until,
+  type Committed,
+} from "./process.ts";
 import { findTool } from "./tools.ts";
 
 const RUN = join(import.meta.dir, "../run.ts");
@@ -25,9 +33,9 @@ test("a server is there once it says where it listens, and gone after its signal
   expect(server.url).toBe("http://127.0.0.1:1");
   expect(server.logs()).toContain("GIVEN=yes");
   // The shell adds the last four by itself.
-  const expected = ["PATH", "HOME", "TMPDIR", "GIVEN", "PORT", "PWD", "OLDPWD", "SHLVL", "_"];
+  const expected = /^(PATH|HOME|TMPDIR|GIVEN|PORT|PWD|OLDPWD|SHLVL|_)$/;
   const names = server.logs().flatMap((line) => /^(\w+)=/.exec(line)?.[1] ?? []);
-  expect(names.filter((name) => !expected.includes(name))).toEqual([]);
+  expect(names.filter((name) => !expected.test(name))).toEqual([]);
   expect(await server.stop()).toBe(7);
 });
 
@@ -42,20 +50,17 @@ test("a server that ends or stays silent is an error that shows what it printed"
 test("the engine's ledger is what the file holds, and a kill ends it", async () => {
   using dir = tempDir();
   const db = dir.file("signals.db");
-  await using engine = await startEngine({ db, rate: 500, seconds: 60, symbol: "TST" });
+  await using engine = await startEngine({ db, rate: 500, seconds: 60 });
   await until(() => engine.lastId() >= 20, "twenty commits");
   engine.kill();
   await engine.done;
-  using file = new Database(db, { readonly: true });
-  const rows = file.query("SELECT id, sha256, symbol FROM signals ORDER BY id").all() as {
-    id: number;
-    sha256: string;
-    symbol: string;
-  }[];
+  // Not read-only: the kill may leave a journal that the first reader has to roll back.
+  using file = new Database(db);
+  const query = file.query<Committed, []>("SELECT id, sha256 FROM signals ORDER BY id");
+  const rows = query.all();
   // The last commit may have been killed between returning and being printed.
   expect(rows.length - engine.committed().length).toBeWithin(0, 2);
-  const ledger = engine.committed().map((row) => ({ ...row, symbol: "TST" }));
-  expect(rows.slice(0, ledger.length).map((row) => ({ ...row }))).toEqual(ledger);
+  expect(rows.slice(0, engine.committed().length)).toEqual(engine.committed());
 });
 
 test("the write lock is held until it is released", async () => {
