@@ -8,17 +8,33 @@ import { docsRoutes } from "./http/docs";
 import { createEdge } from "./http/edge";
 import type { AppEnv, Exchange } from "./http/exchange";
 import { problem } from "./http/respond";
+import type { Logger } from "./platform/log";
 import { operationRoutes } from "./platform/health";
 import { version } from "./version";
 
 /** Of both Bun sends what HTTP allows: to HEAD the headers alone. */
 const readMethods = new Set(["GET", "HEAD"]);
+
+const description: Parameters<OpenAPIHono["getOpenAPI31Document"]>[0] = {
+  openapi: "3.1.0",
+  info: {
+    title: "argo-alpine",
+    version,
+    license: { name: "MIT" },
+    description:
+      "A self-hosted trading-signal server. Nothing here is financial advice: signals are what their producers wrote.",
+  },
+  servers: [{ url: "/" }],
+  security: [{}, { bearer: [] }],
+};
+
 const methods = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 
 /** The whole application: every mount, in order, inside the edge that all requests pass. */
 export function createApp(deps: Deps) {
   const { config, log, metrics, argo, admission, state } = deps;
   const draining = () => state.draining;
+  const tellRefusal = createRefusalLog(log, deps.now);
   const app = new OpenAPIHono<AppEnv>();
 
   const { answers } = argo;
@@ -41,19 +57,11 @@ export function createApp(deps: Deps) {
     scheme: "bearer",
     description: "A static token of the operator.",
   });
-  app.doc31("/openapi.json", {
-    openapi: "3.1.0",
-    info: {
-      title: "argo-alpine",
-      version,
-      license: { name: "MIT" },
-      description:
-        "A self-hosted trading-signal server. Nothing here is financial advice: signals are what their producers wrote.",
-    },
-    servers: [{ url: "/" }],
-    security: [{}, { bearer: [] }],
+  let document: string | undefined;
+  app.get("/openapi.json", (c) => {
+    document ??= JSON.stringify(app.getOpenAPI31Document(description));
+    return c.body(document, 200, { "Content-Type": "application/json" });
   });
-
   const handlersOf = (method: string, path: string) => app.router.match(method, path)[0];
   const pathOf = (request: Request) => new URL(request.url).pathname;
 
@@ -84,12 +92,10 @@ export function createApp(deps: Deps) {
 
   function refuse(error: unknown, request: Request, exchange: Exchange): Response {
     const shown = asAppError(error);
-    if (shown.status >= 500) {
-      log.error(
-        { request_id: exchange.requestId, err: error, cause: String(shown.cause ?? "") },
-        shown.status === 500 ? "request failed" : "request refused",
-      );
-    }
+    const cause = String(shown.cause ?? "");
+    if (shown.status === 500) {
+      log.error({ request_id: exchange.requestId, err: error, cause }, "request failed");
+    } else if (shown.status === 503) tellRefusal(shown.detail, cause);
     return problem(shown, pathOf(request));
   }
   return { fetch, routes: app.routes };
@@ -100,6 +106,21 @@ function isPoll(url: string): boolean {
   const start = url.indexOf("/", "https://".length);
   const end = start + latestPath.length;
   return url.startsWith(latestPath, start) && (url.length === end || url[end] === "?");
+}
+
+/** Logs each reason of a refusal at most once a second: they come by the thousand. */
+function createRefusalLog(log: Logger, now: () => number) {
+  const told = new Map<string, { at: number; since: number }>();
+  return (detail: string, cause: string): void => {
+    const last = told.get(detail);
+    if (last && now() - last.at < 1_000) {
+      last.since += 1;
+      return;
+    }
+    if (told.size > 100) told.clear();
+    log.warn({ reason: detail, cause, refused_since: (last?.since ?? 0) + 1 }, "requests refused");
+    told.set(detail, { at: now(), since: 0 });
+  };
 }
 
 function asAppError(error: unknown): AppError {

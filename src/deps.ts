@@ -3,7 +3,7 @@ import type { Config } from "./config";
 import { Admission } from "./http/admit";
 import { Guard } from "./http/guard";
 import { SlidingWindow } from "./http/limit";
-import { createLog, type Logger } from "./platform/log";
+import { createLog, droppedLines, type Logger } from "./platform/log";
 import { Metrics } from "./platform/metrics";
 import type { Synchronous } from "./platform/sqlite";
 
@@ -89,6 +89,12 @@ function watchAll(metrics: Metrics, argo: Argo, limiter: SlidingWindow): void {
     "argo_answers_made_total",
     "Polls whose answer was read from the signal file.",
     () => answers.made,
+  );
+  metrics.watch(
+    "counter",
+    "argo_log_dropped_total",
+    "Lines that the reader of the log took too long to read.",
+    () => droppedLines,
   );
   metrics.watch("gauge", "argo_answers_bytes", "Bytes of answers held.", () => answers.bytes);
   metrics.watch("gauge", "argo_head_id", "Highest id in the signal file.", () => reader.head.maxId);

@@ -31,7 +31,9 @@ const lockedAtStartMs = 15_000;
 const keepEveryMs = 250;
 const futureEveryMs = 10_000;
 const futureCountMax = 100;
-const damageCheckAfterMs = 1_000;
+const damageCheckAfterMs = 20;
+/** How long posts wait for that check; on a large file it takes longer. */
+const damageCheckWaitMs = 2_000;
 const wakeWriterAfterMs = 100;
 const answersMax = 4_096;
 const answersBytesMax = 16 * 1024 * 1024;
@@ -83,7 +85,10 @@ export class Argo implements AsyncDisposable {
   static async open(options: ArgoOptions): Promise<Argo> {
     const { config, log, metrics, now } = options;
     mustHaveSoundLog(config.signalsDb);
+    const checked = Promise.withResolvers<void>();
+    const gate = Promise.race([checked.promise, Bun.sleep(damageCheckWaitMs)]);
     const writer = new SignalWriter({
+      gate: () => gate,
       path: config.signalsDb,
       synchronous: options.synchronous,
       now,
@@ -103,7 +108,7 @@ export class Argo implements AsyncDisposable {
       if (!reader) throw new SetupError("The signal file cannot be opened.", openFix);
       reader.refresh();
       const argo = new Argo(reader, writer, options);
-      argo.#keep();
+      argo.#keep(checked.resolve);
       return argo;
     } catch (error) {
       await writer[Symbol.asyncDispose]();
@@ -142,12 +147,12 @@ export class Argo implements AsyncDisposable {
   }
 
   /** Looks after the file while it is served. None of this runs for a poll. */
-  #keep(): void {
+  #keep(checked: () => void): void {
     this.#every(keepEveryMs, () => this.#keepAdopted());
     this.#every(futureEveryMs, () => void this.#countFutureDated());
     // The writer's thread also keeps the log short while only the engine writes.
     this.#after(wakeWriterAfterMs, () => this.#adopt());
-    this.#after(damageCheckAfterMs, () => void this.#checkDamage());
+    this.#after(damageCheckAfterMs, () => void this.#checkDamage().then(checked));
   }
 
   #every(ms: number, work: () => void): void {
@@ -225,7 +230,7 @@ export class Argo implements AsyncDisposable {
 
 const adoptAgainMs = 2_000;
 const openFix =
-  "Check SIGNALS_DB and its permissions; `argo-alpine restore BACKUP` puts a backup in place.";
+  "Check SIGNALS_DB, its permissions, and those of its directory: SQLite needs to write beside it.";
 
 const ready = (reader: SignalReader | null): boolean =>
   reader?.layout?.tracked === true && reader.complete;

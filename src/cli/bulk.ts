@@ -106,7 +106,9 @@ export class BulkWriter implements Disposable {
     // Not created: the engine may be between dropping its table and making it anew.
     await makeReady(this.db, this.path, this.note, false);
     this.#schema = pragma(this.db, "schema_version");
-    return (this.#ledger = new SignalLedger(this.db));
+    const ledger = SignalLedger.open(this.db);
+    if (!ledger) throw new AppError("unavailable", "The signal table is being adopted.");
+    return (this.#ledger = ledger);
   }
 
   #transaction<T>(ledger: SignalLedger, work: (ledger: SignalLedger) => T): T {

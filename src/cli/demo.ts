@@ -15,6 +15,7 @@ const everyMs = 5_000;
  */
 export async function demo(config: Config, writeToken: string): Promise<void> {
   mkdirSync(config.dataDir, { recursive: true, mode: 0o750 });
+  const stop = untilSignal();
   using _owner = ownDirectory(config.dataDir);
   await using running = await start(config);
   const { argo, now } = running.deps;
@@ -25,7 +26,7 @@ export async function demo(config: Config, writeToken: string): Promise<void> {
     });
   }, everyMs);
   process.stdout.write(welcome(running.url, writeToken, argo.reader.head.maxId));
-  await untilSignal();
+  await stop;
   clearInterval(timer);
   process.stdout.write("\nStopping: open requests are answered first.\n");
 }

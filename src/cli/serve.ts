@@ -3,9 +3,11 @@ import { createApp } from "../app";
 import { type Config, isLoopback } from "../config";
 import { type Deps, openDeps, type Overrides } from "../deps";
 import { SetupError } from "../errors";
+import { flushLog } from "../platform/log";
 import { version } from "../version";
 
-const drainMs = 10_000;
+/** With the delay before it well under the 10 s after which Docker kills. */
+const drainMs = 7_000;
 
 export type Running = AsyncDisposable & { url: string; deps: Deps };
 
@@ -41,22 +43,25 @@ export async function start(config: Config, overrides: Overrides = {}): Promise<
       clearTimeout(late);
       await deps[Symbol.asyncDispose]();
       log.info("stopped");
+      await flushLog(log);
     },
   };
 }
 
-/** Runs until SIGTERM or SIGINT, then drains. */
+/** Runs until SIGTERM or SIGINT, then drains; a signal during the start is obeyed after it. */
 export async function serve(config: Config): Promise<void> {
+  const stop = untilSignal();
   const running = await start(config);
-  await untilSignal();
+  await stop;
   running.deps.log.info("draining");
   await running[Symbol.asyncDispose]();
 }
 
+/** Resolves at the first signal. Further ones change nothing: a terminal may send one twice. */
 export function untilSignal(): Promise<void> {
   return new Promise((resolve) => {
-    process.once("SIGTERM", () => resolve());
-    process.once("SIGINT", () => resolve());
+    process.on("SIGTERM", () => resolve());
+    process.on("SIGINT", () => resolve());
   });
 }
 
@@ -71,6 +76,8 @@ function listen(config: Config, deps: Deps): Server<unknown> {
       maxRequestBodySize: 128 * 1024 * 1024,
       idleTimeout: 10,
       development: false,
+      // Else Bun shares the port outside of development, and a second server takes half the polls.
+      reusePort: false,
       error: (error) => {
         deps.log.error({ err: error }, "request failed outside the application");
         return new Response(null, { status: 500 });

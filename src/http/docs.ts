@@ -1,7 +1,10 @@
+import { promisify } from "node:util";
+import { gzip } from "node:zlib";
 import { Hono } from "hono";
 import bundle from "swagger-ui-dist/swagger-ui-bundle.js" with { type: "file" };
 import style from "swagger-ui-dist/swagger-ui.css" with { type: "file" };
 import type { AppEnv } from "./exchange";
+import { acceptsGzip } from "./policy";
 
 const page = `<!doctype html>
 <html lang="en">
@@ -26,12 +29,26 @@ export function docsRoutes() {
   return new Hono<AppEnv>()
     .get("/docs", (c) => c.html(page, 200, headers))
     .get("/docs/start.js", (c) => c.body(start, 200, { ...headers, "Content-Type": js }))
-    .get("/docs/swagger-ui-bundle.js", () => file(bundle, js))
-    .get("/docs/swagger-ui.css", () => file(style, "text/css; charset=utf-8"));
+    .get("/docs/swagger-ui-bundle.js", (c) => serveFile(c.req.raw, bundle, js))
+    .get("/docs/swagger-ui.css", (c) => serveFile(c.req.raw, style, "text/css; charset=utf-8"));
 }
 
 const js = "text/javascript; charset=utf-8";
+const compress = promisify(gzip);
+const compressed = new Map<string, Promise<Uint8Array<ArrayBuffer>>>();
 
-function file(path: string, type: string): Response {
-  return new Response(Bun.file(path), { headers: { ...headers, "Content-Type": type } });
+/** Compressed once, off the server's thread: the bundle is large and never changes. */
+async function serveFile(request: Request, path: string, type: string): Promise<Response> {
+  const own = { ...headers, "Content-Type": type };
+  if (!acceptsGzip(request.headers.get("accept-encoding"))) {
+    return new Response(Bun.file(path), { headers: own });
+  }
+  let body = compressed.get(path);
+  if (!body) {
+    body = Bun.file(path)
+      .bytes()
+      .then(async (bytes) => new Uint8Array(await compress(bytes)));
+    compressed.set(path, body);
+  }
+  return new Response(await body, { headers: { ...own, "Content-Encoding": "gzip" } });
 }

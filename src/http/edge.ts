@@ -93,7 +93,9 @@ export function createEdge(inner: Inner, deps: EdgeDeps): Fetch {
     const labels = { method: knownMethod(method), route };
     metrics.requests.of({ ...labels, status }).value += 1;
     metrics.requestDuration.of(labels).observe(durationMs / 1000);
-    const quiet = status < 300 && method === "GET";
+    // What may come by the thousand is counted by the metrics; refusals for want of the file are
+    // told once a second by whoever refuses.
+    const quiet = status < 400 || status === 429 || status === 503;
     log[quiet ? "debug" : "info"](
       {
         request_id: exchange.requestId,

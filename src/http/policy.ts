@@ -97,10 +97,12 @@ export function addressKey(address: string): string {
     .join(":")}::/64`;
 }
 
+const forwarding = new Set(["forwarded", "via", "x-real-ip", "cf-connecting-ip"]);
+
 /** True when the request came through a proxy, whatever the proxy calls itself. */
 export function wasForwarded(headers: Headers): boolean {
   for (const name of headers.keys()) {
-    if (name === "forwarded" || name === "via" || name.startsWith("x-forwarded-")) return true;
+    if (forwarding.has(name) || name.startsWith("x-forwarded-")) return true;
   }
   return false;
 }

@@ -4,7 +4,7 @@ import { AppError, type FieldError } from "../errors";
 import type { AppEnv } from "./exchange";
 
 /** Faults of a zod result as field errors; an unknown key is named as the field it is. */
-export function fieldErrors(error: z.ZodError, skip = 0): FieldError[] {
+export function fieldErrors(error: z.core.$ZodError, skip = 0): FieldError[] {
   return error.issues.flatMap((issue) => {
     const path = issue.path.slice(skip).map(String);
     if (issue.code === "unrecognized_keys") {
@@ -20,7 +20,7 @@ export function fieldErrors(error: z.ZodError, skip = 0): FieldError[] {
 /** A field may have been sent without a name. */
 export const fieldName = (name: string): string => (name === "" ? "(empty)" : name);
 
-type Failure = { success: false; error: z.ZodError; target: string };
+type Failure = { success: false; error: z.core.$ZodError; target: string };
 
 /**
  * What every validator does with a fault: 400 for path and query, 422 for a body.

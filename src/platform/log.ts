@@ -2,8 +2,21 @@ import pino, { type Logger } from "pino";
 
 export type { Logger };
 
-/** JSON lines on standard output, without transports: a compiled binary has no worker for them. */
+const waitingBytesMax = 1024 * 1024;
+const flushMs = 500;
+
+/** Lines that nobody read in time, since the start of this process. */
+export let droppedLines = 0;
+
+/**
+ * JSON lines on standard output, without transports: a compiled binary has no worker for them.
+ * A reader of the log that stalls costs lines, never an answer.
+ */
 export function createLog(level: string): Logger {
+  const destination = pino.destination({ dest: 1, sync: false, maxLength: waitingBytesMax });
+  destination.on("drop", () => {
+    droppedLines += 1;
+  });
   return pino(
     {
       level,
@@ -16,6 +29,14 @@ export function createLog(level: string): Logger {
         censor: "[hidden]",
       },
     },
-    pino.destination({ fd: 1, sync: true }),
+    destination,
   );
+}
+
+/** Waits until all lines are out, but not for a reader that has gone. */
+export function flushLog(log: Logger): Promise<void> {
+  return new Promise((resolve) => {
+    setTimeout(resolve, flushMs);
+    log.flush(() => resolve());
+  });
 }

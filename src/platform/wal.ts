@@ -33,8 +33,9 @@ export function lostCommits(path: string): string | null {
 
 /**
  * Looks for damage inside a write-ahead log. SQLite takes the first frame whose checksum fails as
- * the end of the log, in silence, and with it goes every commit after it. A torn end is normal
- * after a crash; a failed frame that a sound one follows is not.
+ * the end of the log, in silence, and with it goes every commit after it. A torn last transaction
+ * is normal after a crash. A failed frame with two commits behind it is not: the second of them
+ * began after the first was on the disk.
  * Only for a file that this process has not opened: closing a descriptor of a live one drops
  * SQLite's locks. Format: sqlite.org/fileformat2.html §4.
  * @returns what is wrong; null when nothing is, or there is no log.
@@ -57,31 +58,43 @@ function walDamage(databasePath: string): string | null {
 function inspect(fd: number, size: number): string | null {
   if (size < headerBytes) return null;
   const header = read(fd, 0, headerBytes);
+  if (isZero(header)) return null;
   const magic = header.getUint32(0);
-  if (magic !== 0x377f0682 && magic !== 0x377f0683) return null;
   const littleEndian = magic === 0x377f0682;
   const pageBytes = header.getUint32(8);
-  if (pageBytes < 512 || pageBytes > 65_536) return null;
+  const made = checksum(header, 0, headerBytes - 8, littleEndian, [0, 0]);
+  let sums: Sums = [header.getUint32(24), header.getUint32(28)];
+  const known = littleEndian || magic === 0x377f0683;
+  if (!known || !equal(made, sums)) {
+    return size > headerBytes ? "the header of the write-ahead log is damaged" : null;
+  }
   const salts: Sums = [header.getUint32(16), header.getUint32(20)];
   const frameBytes = frameHeaderBytes + pageBytes;
-  let sums: Sums = [header.getUint32(24), header.getUint32(28)];
   let failed: number | null = null;
+  let commits = 0;
   for (let n = 1, at = headerBytes; at + frameBytes <= size; n += 1, at += frameBytes) {
     const frame = read(fd, at, frameBytes);
     // A frame of an earlier round of the log: the end of this one.
-    if (frame.getUint32(8) !== salts[0] || frame.getUint32(12) !== salts[1]) return null;
+    if (!equal([frame.getUint32(8), frame.getUint32(12)], salts)) return null;
     const stored: Sums = [frame.getUint32(16), frame.getUint32(20)];
-    const made = checksum(frame, 0, 8, littleEndian, sums);
-    const all = checksum(frame, frameHeaderBytes, pageBytes, littleEndian, made);
-    const sound = all[0] === stored[0] && all[1] === stored[1];
-    if (sound && failed !== null) {
-      return `frame ${failed} of the write-ahead log is damaged and sound ones follow it`;
+    const begun = checksum(frame, 0, 8, littleEndian, sums);
+    const sound = equal(checksum(frame, frameHeaderBytes, pageBytes, littleEndian, begun), stored);
+    if (!sound) failed ??= n;
+    if (failed !== null && frame.getUint32(4) !== 0) commits += 1;
+    if (sound && commits > 1) {
+      return `frame ${failed} of the write-ahead log is damaged and commits follow it`;
     }
-    if (!sound) failed = n;
     // Each sum goes on from the last one stored, so the frame after a damaged one can be judged.
     sums = stored;
   }
   return null;
+}
+
+const equal = (a: Sums, b: Sums): boolean => a[0] === b[0] && a[1] === b[1];
+
+function isZero(view: DataView): boolean {
+  for (let at = 0; at < view.byteLength; at += 4) if (view.getUint32(at) !== 0) return false;
+  return true;
 }
 
 function checksum(

@@ -18,6 +18,7 @@ export type Note = (message: string, data?: Record<string, unknown>) => void;
  * @returns how the table is made now; null when there is none.
  */
 export function adopt(db: Database, note: Note, create: boolean): Layout | null {
+  if (booksVersion(db) === 0 && inspect(db)) mustBeSound(db);
   useWal(db, note);
   migrate(db, note);
   const made = transaction(db, () => {
@@ -42,6 +43,17 @@ export function booksVersion(db: Database): number {
     .query<{ version: number | null }, []>("SELECT max(version) AS version FROM argo_migrations")
     .get();
   return row?.version ?? 0;
+}
+
+/** Before anything is written into a file for the first time. @throws SetupError */
+function mustBeSound(db: Database): void {
+  const lines = db.query<{ quick_check: string }, []>("PRAGMA quick_check(1)").all();
+  const damage = lines.map((line) => line.quick_check).find((line) => line !== "ok");
+  if (damage === undefined) return;
+  throw new SetupError(
+    `The signal file is damaged: ${damage}. It is left as it is.`,
+    "Run `argo-alpine restore BACKUP`, or point SIGNALS_DB elsewhere.",
+  );
 }
 
 function useWal(db: Database, note: Note): void {

@@ -8,6 +8,8 @@ import type { Page, Walk } from "./walk";
 const nearRowsMax = 500;
 /** Rows that the other thread visits before it looks at its next call. */
 const farRowsMax = 5_000;
+const walksMax = 3;
+const walksWaitingMax = 100;
 
 type Options = {
   path: string;
@@ -22,6 +24,8 @@ type Options = {
  */
 export class FarReader implements AsyncDisposable {
   readonly #thread: Thread;
+  readonly #queue: (() => void)[] = [];
+  #walking = 0;
   readonly #joined = new Map<string, Promise<Signal[]>>();
 
   constructor(
@@ -91,11 +95,29 @@ export class FarReader implements AsyncDisposable {
     return rest.then((rows) => (found.length === 0 ? rows : [...found, ...rows]));
   }
 
+  /** A few at a time in the order in which they came: all at once, none would be done in time. */
   async #walk(walk: Omit<Walk, "budget">): Promise<Signal[]> {
+    if (this.#queue.length >= walksWaitingMax) {
+      throw new AppError("unavailable", "Too many long reads are waiting. Try again.", {
+        retryAfterSeconds: 5,
+      });
+    }
     const until = performance.now() + this.options.deadlineMs;
+    if (this.#walking >= walksMax) await new Promise<void>((go) => this.#queue.push(go));
+    else this.#walking += 1;
+    try {
+      return await this.#steps(walk, until);
+    } finally {
+      const next = this.#queue.shift();
+      if (next) next();
+      else this.#walking -= 1;
+    }
+  }
+
+  async #steps(walk: Omit<Walk, "budget">, until: number): Promise<Signal[]> {
     const rows: Signal[] = [];
     let { after, limit, skip } = walk;
-    for (;;) {
+    while (performance.now() < until) {
       const page: Page = await this.#thread.call("page", {
         ...walk,
         after,
@@ -108,13 +130,11 @@ export class FarReader implements AsyncDisposable {
       after = page.resume;
       limit -= page.rows.length;
       skip -= page.skipped;
-      if (performance.now() >= until) {
-        throw new AppError(
-          "unavailable",
-          `No answer within ${this.options.deadlineMs} ms: too few of the signals match. Narrow the filter by symbol, strategy or since.`,
-          { retryAfterSeconds: 5 },
-        );
-      }
     }
+    throw new AppError(
+      "unavailable",
+      `No answer within ${this.options.deadlineMs} ms: too few of the signals match. Narrow the filter by symbol, strategy or since.`,
+      { retryAfterSeconds: 5 },
+    );
   }
 }

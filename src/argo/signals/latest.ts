@@ -163,7 +163,9 @@ export class LatestAnswers {
   #fill(plan: Plan, epoch: number, head: number, rows: Signal[], gzip: boolean): Variant {
     const body = asciiJson(rows);
     const tag = Bun.hash.xxHash3(body).toString(36) + body.length.toString(36);
-    const plain = new Variant(this.#headers, body, `"${tag}"`, head);
+    // Rows are read after the head: what they show must not be above it.
+    const shown = rows.reduce((highest, row) => Math.max(highest, row.id), head);
+    const plain = new Variant(this.#headers, body, `"${tag}"`, shown);
     const entry: Entry = { epoch, plain, gzip: null };
     const variant = gzip ? this.#compress(entry) : plain;
     if (this.options.cache && epoch === this.#epoch) this.#hold(plan, entry);

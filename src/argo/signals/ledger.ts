@@ -20,7 +20,6 @@ type Bindings = Record<string, string | number | null>;
 
 /** The writes on one connection. Every method runs inside a transaction that the caller holds. */
 export class SignalLedger implements Disposable {
-  readonly layout: Layout;
   readonly #statements: Statement[] = [];
   readonly #insert: Statement;
   readonly #same: Statement;
@@ -31,13 +30,16 @@ export class SignalLedger implements Disposable {
   readonly #replay: Statement;
   readonly #remember: Statement;
 
-  /** @throws AppError 503 when the table is not there or not ready. */
-  constructor(db: Database) {
+  /** The writes of a file; null when its table is not there or not adopted. */
+  static open(db: Database): SignalLedger | null {
     const layout = inspect(db);
-    if (!layout?.tracked) {
-      throw new AppError("unavailable", "The signal table is being adopted. Try again.");
-    }
-    this.layout = layout;
+    return layout?.tracked ? new SignalLedger(db, layout) : null;
+  }
+
+  private constructor(
+    db: Database,
+    readonly layout: Layout,
+  ) {
     const { collation, has, id } = layout;
     const kept = [
       "symbol",

@@ -1,11 +1,12 @@
 import { createRoute, OpenAPIHono, z } from "@hono/zod-openapi";
+import { zValidator } from "@hono/zod-validator";
 import { bodyLimit } from "hono/body-limit";
 import type { Config } from "../../config";
 import { AppError } from "../../errors";
 import type { Admission } from "../../http/admit";
 import type { AppEnv } from "../../http/exchange";
 import { limitedProblems, problems } from "../../http/openapi";
-import { fieldName, refuse, strictQuery } from "../../http/validate";
+import { refuse, strictQuery } from "../../http/validate";
 import type { Metrics } from "../../platform/metrics";
 import type { Argo } from "../argo";
 import { exportSignals } from "./export";
@@ -209,6 +210,7 @@ export function signalRoutes({ config, argo, admission, metrics, poll }: Deps) {
       await next();
     },
     strictQuery,
+    zValidator("query", NoQuery, (result) => refuse(result)),
     bodyLimit({
       maxSize: bodyBytesMax,
       onError: () => {
@@ -217,12 +219,6 @@ export function signalRoutes({ config, argo, admission, metrics, poll }: Deps) {
     }),
     async (c) => {
       mustBeJson(c.req.header("content-type"));
-      const unknown = Object.keys(c.req.query());
-      if (unknown.length > 0) {
-        throw new AppError("bad_request", `The request is not valid: ${unknown.join(", ")}.`, {
-          errors: unknown.map((key) => ({ field: fieldName(key), detail: "unknown field" })),
-        });
-      }
       const body = new Uint8Array(await c.req.arrayBuffer());
       const key = idempotencyKey(c.req.header("idempotency-key"), c.env.principalId ?? "");
       const done = await argo.writer.submit({ body, key });

@@ -8,14 +8,23 @@ type Options = {
   path: string;
   synchronous: Synchronous;
   now: () => number;
+  /** Nothing is written before this has settled, or this long has passed. */
+  gate: () => Promise<void>;
   metrics: Metrics;
   onEvent: (event: string, data: unknown) => void;
 };
-type Waiting = { post: Post; settle: (outcome: Outcome) => void; fail: (error: unknown) => void };
+type Waiting = {
+  post: Post;
+  sinceMs: number;
+  settle: (outcome: Outcome) => void;
+  fail: (error: unknown) => void;
+};
 
 /** Posts that may wait for the writer; the next one is told to come back. */
 const waitingMax = 2_000;
 const waitingBytesMax = 64 * 1024 * 1024;
+/** How long a post waits for a file that cannot be written, before it is told so. */
+const patienceMs = 1_500;
 const groupBytesMax = 4 * 1024 * 1024;
 const checkpointMs = 200;
 const forgetEveryMs = 60_000;
@@ -91,7 +100,7 @@ export class SignalWriter implements AsyncDisposable {
     this.#waitingBytes += bytes;
     try {
       const outcome = await new Promise<Outcome>((settle, fail) => {
-        this.#waiting.push({ post, settle, fail });
+        this.#waiting.push({ post, sinceMs: performance.now(), settle, fail });
         this.#running ??= this.#drain();
       });
       if ("error" in outcome) {
@@ -120,8 +129,21 @@ export class SignalWriter implements AsyncDisposable {
   async #drain(): Promise<void> {
     // The posts of one turn of the event loop share the first commit.
     await new Promise((resolve) => setImmediate(resolve));
-    while (this.#waiting.length > 0) await this.#commit(this.#nextGroup());
+    await this.#options.gate();
+    while (this.#waiting.length > 0) {
+      const failure = await this.#commit(this.#nextGroup());
+      if (failure !== null) this.#giveUp(failure);
+    }
     this.#running = null;
+  }
+
+  /** What failed for one group will fail for those that have waited as long as it tried. */
+  #giveUp(error: unknown): void {
+    const before = this.#stopping ? Infinity : performance.now() - patienceMs;
+    for (const waiting of this.#waiting.splice(0)) {
+      if (waiting.sinceMs <= before) waiting.fail(error);
+      else this.#waiting.push(waiting);
+    }
   }
 
   #nextGroup(): Waiting[] {
@@ -135,7 +157,8 @@ export class SignalWriter implements AsyncDisposable {
     return this.#waiting.splice(0, size);
   }
 
-  async #commit(group: Waiting[]): Promise<void> {
+  /** @returns why the group could not be written; null when it was. */
+  async #commit(group: Waiting[]): Promise<unknown> {
     const { metrics, now } = this.#options;
     try {
       const posts = group.map((waiting) => waiting.post);
@@ -150,8 +173,10 @@ export class SignalWriter implements AsyncDisposable {
         if (outcome) waiting.settle(outcome);
         else waiting.fail(new AppError("internal", "Internal error"));
       }
+      return null;
     } catch (error) {
       for (const waiting of group) waiting.fail(error);
+      return error;
     }
   }
 }

@@ -1,5 +1,5 @@
 import type { Database } from "bun:sqlite";
-import { AppError } from "../../errors";
+import { AppError, SetupError } from "../../errors";
 import {
   isCorruption,
   openDatabase,
@@ -37,6 +37,8 @@ serveThread(({ path, synchronous, checkpointMs }: Start) => {
   let ledger: SignalLedger | undefined;
   /** Set once the file is known to be damaged: nothing is written any more. */
   let damage: string | null = null;
+  /** Why the file could not be adopted, for those who post into it. */
+  let unadopted: AppError | SetupError | null = null;
   let dirty = false;
   let seenVersion = -1;
   let seenSchema = -1;
@@ -85,7 +87,9 @@ serveThread(({ path, synchronous, checkpointMs }: Start) => {
   function ledgerOf(handle: Database): SignalLedger {
     const version = schemaVersion(handle);
     if (version !== seenSchema) forgetLedger();
-    ledger ??= new SignalLedger(handle);
+    ledger ??= SignalLedger.open(handle) ?? undefined;
+    if (!ledger)
+      throw unadopted ?? new AppError("unavailable", "The signal table is being adopted.");
     seenSchema = version;
     return ledger;
   }
@@ -113,8 +117,12 @@ serveThread(({ path, synchronous, checkpointMs }: Start) => {
       mustBeSound();
       forgetLedger();
       try {
-        return adopt(open(), note, create) !== null;
+        const layout = adopt(open(), note, create);
+        unadopted = null;
+        return layout !== null;
       } catch (error) {
+        const shown = translate(error);
+        if (shown instanceof AppError || shown instanceof SetupError) unadopted = shown;
         return fail(error);
       }
     },

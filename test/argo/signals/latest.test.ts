@@ -546,6 +546,16 @@ describe("the cache is bounded", () => {
     expect(most).toBeLessThanOrEqual(16 * 1024 * 1024);
   });
 
+  test("an answer that many waited for counts once", async () => {
+    await using app = await openApp();
+    const { answers } = app.deps.argo;
+    const request = (): Request => new Request(`http://argo.test${PATH}?limit=500&offset=5`);
+    const all = await Promise.all(Array.from({ length: 50 }, () => app.fetch(request(), null)));
+    const { length } = (await all[0]?.text()) ?? "";
+    expect(length).toBeGreaterThan(100_000);
+    expect(answers.bytes).toBeWithin(length, 2 * length);
+  });
+
   test("a query spelled at great length is not kept at that length", async () => {
     await using app = await openApp();
     Bun.gc(true);

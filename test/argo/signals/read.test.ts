@@ -239,6 +239,20 @@ describe("stats", () => {
     expect((await app.json<Stats>("/api/stats")).total).toBe(LEGACY_ROWS + 2);
   });
 
+  test("asked for after a commit show it, though a counting begun before is under way", async () => {
+    await using app = await openApp();
+    const ask = (): Promise<Response> =>
+      Promise.resolve(app.fetch(new Request("http://argo.test/api/stats"), null));
+    const first = ask();
+    for (let i = 0; i < 300; i += 1) await Promise.resolve();
+    // The other thread has counted by now, and this one has not heard of it.
+    Bun.sleepSync(100);
+    app.engine.run(INSERT, ["LATE", "BUY", 1, 50, "2026", ""]);
+    const second = (await (await ask()).json()) as Stats;
+    await (await first).text();
+    expect(second.total).toBe(LEGACY_ROWS + 1);
+  });
+
   test("name an unknown symbol as the signals themselves do", async () => {
     await using app = await openApp({
       fixture: (db) => {
