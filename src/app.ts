@@ -28,7 +28,7 @@ const description: Parameters<OpenAPIHono["getOpenAPI31Document"]>[0] = {
   security: [{}, { bearer: [] }],
 };
 
-const methods = ["GET", "POST", "PUT", "PATCH", "DELETE"];
+const methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
 
 /** The whole application: every mount, in order, inside the edge that all requests pass. */
 export function createApp(deps: Deps) {
@@ -66,7 +66,9 @@ export function createApp(deps: Deps) {
   const pathOf = (request: Request) => new URL(request.url).pathname;
 
   app.notFound((c) => {
-    const allowed = methods.filter((method) => handlersOf(method, c.req.path).length > 0);
+    const allowed = methods.filter((method) => {
+      return handlersOf(method === "HEAD" ? "GET" : method, c.req.path).length > 0;
+    });
     if (allowed.length === 0) throw new AppError("not_found", "There is nothing at this path.");
     throw new AppError("method_not_allowed", `This path takes ${allowed.join(", ")}.`, {
       headers: { Allow: allowed.join(", ") },
@@ -81,6 +83,7 @@ export function createApp(deps: Deps) {
         const polled = readMethods.has(request.method) && isPoll(request.url);
         return polled ? poll(request, exchange) : app.fetch(request, exchange);
       },
+      refuse,
       routeOf: (request) => {
         if (isPoll(request.url)) return latestPath;
         const method = request.method === "HEAD" ? "GET" : request.method;

@@ -38,7 +38,8 @@ const origins = list.pipe(
   z.array(
     z.string().refine((origin) => {
       // "*" or a bare host would let any page in: only what URL itself calls an origin counts.
-      return URL.canParse(origin) && new URL(origin).origin === origin;
+      const whole = URL.canParse(origin) && new URL(origin).origin === origin;
+      return whole && !origin.includes("*");
     }, "each must be an origin such as https://app.example.com"),
   ),
 );
@@ -155,4 +156,7 @@ function readSecretFile(given: Record<string, string | undefined>, name: string)
       { cause },
     );
   }
+  if (given[name] !== "") return;
+  // A mount that came up empty must not be taken for no secret wanted.
+  throw new SetupError(`${name}_FILE is empty: ${path}`, "Put the secret into it.");
 }

@@ -15,6 +15,8 @@ export type Fetch = (
 
 type Inner = {
   fetch: (request: Request, exchange: Exchange) => Response | Promise<Response>;
+  /** The answer of what was thrown past the application. */
+  refuse: (error: unknown, request: Request, exchange: Exchange) => Response;
   /** The pattern of the route that answers, for metrics and logs. */
   routeOf: (request: Request) => string;
 };
@@ -57,17 +59,38 @@ export function createEdge(inner: Inner, deps: EdgeDeps): Fetch {
     const answer =
       request.method === "OPTIONS" && request.headers.has("origin")
         ? preflight(config, request)
-        : inner.fetch(request, exchange);
+        : fetch(request, exchange);
     if (exchange.dressed) return answer;
     return dress(answer, request, exchange);
   };
+
+  function fetch(request: Request, exchange: Exchange): Response | Promise<Response> {
+    try {
+      return inner.fetch(request, exchange);
+    } catch (error) {
+      return inner.refuse(error, request, exchange);
+    }
+  }
+
+  /** What is thrown and is no Error passes Hono's own handler by. */
+  async function settled(
+    answer: Response | Promise<Response>,
+    request: Request,
+    exchange: Exchange,
+  ): Promise<Response> {
+    try {
+      return await answer;
+    } catch (error) {
+      return inner.refuse(error, request, exchange);
+    }
+  }
 
   async function dress(
     answer: Response | Promise<Response>,
     request: Request,
     exchange: Exchange,
   ): Promise<Response> {
-    let response = await answer;
+    let response = await settled(answer, request, exchange);
     // Told late by a handler that Hono called behind a promise, as for HEAD.
     if (exchange.dressed && answer instanceof Promise) return response;
     const route = inner.routeOf(request);

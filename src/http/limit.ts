@@ -24,12 +24,14 @@ export type LimitOptions = { limit: number; windowMs: number; keysMax: number; n
 export class SlidingWindow implements Store<AppEnv> {
   asked = 0;
   refused = 0;
-  readonly #windows = new Map<string, Window>();
+  #young = new Map<string, Window>();
+  #old = new Map<string, Window>();
+  #turnedAt = 0;
 
   constructor(readonly options: LimitOptions) {}
 
   get size(): number {
-    return this.#windows.size;
+    return this.#young.size + this.#old.size;
   }
 
   take(key: string): Verdict {
@@ -60,39 +62,49 @@ export class SlidingWindow implements Store<AppEnv> {
   }
 
   decrement(key: string): void {
-    const window = this.#windows.get(key);
+    const window = this.#young.get(key) ?? this.#old.get(key);
     if (window && window.current > 0) window.current -= 1;
   }
 
   resetKey(key: string): void {
-    this.#windows.delete(key);
+    this.#young.delete(key);
+    this.#old.delete(key);
   }
 
   #window(key: string, at: number): Window {
-    const { windowMs, keysMax } = this.options;
-    const held = this.#windows.get(key);
-    // A clock set back restarts the window: it must neither block for ever nor open for ever.
-    if (held && at >= held.startedAt && at < held.startedAt + windowMs) return held;
-    const follows = held && at >= held.startedAt && at < held.startedAt + 2 * windowMs;
-    const window: Window = follows
-      ? { startedAt: held.startedAt + windowMs, current: 0, previous: held.current }
-      : { startedAt: at, current: 0, previous: held && at < held.startedAt ? held.current : 0 };
-    this.#windows.delete(key);
-    this.#forgetOldest(at, keysMax);
-    this.#windows.set(key, window);
+    const { limit, windowMs } = this.options;
+    const held = this.#held(key, at);
+    const age = held ? at - held.startedAt : Infinity;
+    if (held && age >= 0 && age < windowMs) return held;
+    const window: Window = { startedAt: at, current: 0, previous: 0 };
+    if (held && age < 0) {
+      // The clock was set back: what was used stays used, or each step back would open the gate.
+      window.previous = Math.min(limit, held.previous + held.current);
+    } else if (held && age < 2 * windowMs) {
+      window.startedAt = held.startedAt + windowMs;
+      window.previous = held.current;
+    }
+    this.#young.set(key, window);
     return window;
   }
 
-  /** Insertion order is age: a few of the oldest go at each new window, so that no sweep is needed. */
-  #forgetOldest(at: number, keysMax: number): void {
-    let looked = 0;
-    for (const [key, window] of this.#windows) {
-      const expired = Math.abs(at - window.startedAt) >= 2 * this.options.windowMs;
-      if (!expired && this.#windows.size < keysMax) return;
-      this.#windows.delete(key);
-      looked += 1;
-      if (looked === 4) return;
+  /** Two generations: what was not asked for since the last turn goes as a whole. */
+  #held(key: string, at: number): Window | undefined {
+    const { windowMs, keysMax } = this.options;
+    const aged = Math.abs(at - this.#turnedAt) >= 2 * windowMs;
+    if (aged || this.#young.size >= keysMax / 2) {
+      this.#old = this.#young;
+      this.#young = new Map();
+      this.#turnedAt = at;
     }
+    const young = this.#young.get(key);
+    if (young) return young;
+    const old = this.#old.get(key);
+    if (old) {
+      this.#old.delete(key);
+      this.#young.set(key, old);
+    }
+    return old;
   }
 
   /** Milliseconds until one more request fits. */

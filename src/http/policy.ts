@@ -83,18 +83,25 @@ export function clientAddress(config: Config, request: Request, exchange: Exchan
 
 /** The part of an address that one client controls: IPv4 whole, IPv6 by /64. */
 export function addressKey(address: string): string {
-  if (!address.includes(":")) return address;
-  const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address)?.[1];
-  if (mapped) return mapped;
-  const [head = "", tail] = address.split("%", 1)[0]?.split("::") ?? [];
+  const plain = address.split("%", 1)[0] ?? "";
+  if (!plain.includes(":") || isIP(plain) !== 6) return plain;
+  // The URL parser writes an address in one way alone: lower case, no leading zeros, no dots.
+  const [head = "", tail] = new URL(`http://[${plain}]`).hostname.slice(1, -1).split("::");
   const left = head === "" ? [] : head.split(":");
   const right = tail === undefined || tail === "" ? [] : tail.split(":");
-  const zeros = tail === undefined ? 0 : Math.max(0, 8 - left.length - right.length);
+  const zeros = tail === undefined ? 0 : 8 - left.length - right.length;
   const groups = [...left, ...Array<string>(zeros).fill("0"), ...right];
-  return `${groups
-    .slice(0, 4)
-    .map((group) => Number.parseInt(group, 16).toString(16))
-    .join(":")}::/64`;
+  if (groups.slice(0, 6).join(":") === "0:0:0:0:0:ffff") return mapped(groups.slice(6));
+  return `${groups.slice(0, 4).join(":")}::/64`;
+}
+
+/** An IPv4 address inside an IPv6 one. */
+function mapped(groups: string[]): string {
+  const bytes = groups.flatMap((group) => {
+    const value = Number.parseInt(group, 16);
+    return [value >> 8, value & 255];
+  });
+  return bytes.join(".");
 }
 
 const forwarding = new Set(["forwarded", "via", "x-real-ip", "cf-connecting-ip"]);

@@ -50,7 +50,7 @@ export function readQuery(search: string): Record<string, string> {
     const at = pair.indexOf("=");
     const name = unescape(at < 0 ? pair : pair.slice(0, at));
     const value = at < 0 ? "" : unescape(pair.slice(at + 1));
-    const shown = name ?? pair.slice(0, 64);
+    const shown = fieldName(name ?? pair.slice(0, 64));
     if (name === null || value === null) {
       faults.push({ field: shown, detail: "is not valid percent-encoded UTF-8" });
     } else if (hasControl(value) || hasControl(name)) {

@@ -70,17 +70,24 @@ function inspect(fd: number, size: number): string | null {
   }
   const salts: Sums = [header.getUint32(16), header.getUint32(20)];
   const frameBytes = frameHeaderBytes + pageBytes;
+  const sumOf = (frame: DataView, before: Sums): Sums =>
+    checksum(
+      frame,
+      frameHeaderBytes,
+      pageBytes,
+      littleEndian,
+      checksum(frame, 0, 8, littleEndian, before),
+    );
   let failed: number | null = null;
   let commits = 0;
   for (let n = 1, at = headerBytes; at + frameBytes <= size; n += 1, at += frameBytes) {
     const frame = read(fd, at, frameBytes);
-    // A frame of an earlier round of the log: the end of this one.
-    if (!equal([frame.getUint32(8), frame.getUint32(12)], salts)) return null;
     const stored: Sums = [frame.getUint32(16), frame.getUint32(20)];
-    const begun = checksum(frame, 0, 8, littleEndian, sums);
-    const sound = equal(checksum(frame, frameHeaderBytes, pageBytes, littleEndian, begun), stored);
+    // Other salts: a frame of an earlier round of the log, or one whose header is damaged.
+    const ofThisRound = equal([frame.getUint32(8), frame.getUint32(12)], salts);
+    const sound = ofThisRound && equal(sumOf(frame, sums), stored);
     if (!sound) failed ??= n;
-    if (failed !== null && frame.getUint32(4) !== 0) commits += 1;
+    if (failed !== null && ofThisRound && frame.getUint32(4) !== 0) commits += 1;
     if (sound && commits > 1) {
       return `frame ${failed} of the write-ahead log is damaged and commits follow it`;
     }

@@ -9,12 +9,16 @@ import type { SignalReader } from "./store";
 import { AnswerHeaders, Variant } from "./variant";
 import type { Filter } from "./walk";
 
-type Entry = { epoch: number; plain: Variant; gzip: Variant | null };
+/** `held` entries count against the bound on bytes. */
+type Entry = { epoch: number; plain: Variant; gzip: Variant | null; held: boolean };
 
 /** A query that was understood once: all its spellings share it. */
 type Plan = {
   walk: { filter: Filter; limit: number; skip: number };
+  key: string;
   entry: Entry | null;
+  /** An answer that another thread is reading for; polls of its epoch share it. */
+  making: { epoch: number; entry: Promise<Entry> } | null;
 };
 
 type Options = {
@@ -113,21 +117,32 @@ export class LatestAnswers {
   };
 
   #answer(search: string, gzip: boolean): Variant | Promise<Variant> {
-    const plan = this.#spellings.get(search) ?? this.#understand(search);
-    const entry = plan.entry;
-    if (entry !== null && entry.epoch === this.#epoch && this.options.cache) {
-      this.reused += 1;
-      return gzip ? (entry.gzip ?? this.#compress(entry)) : entry.plain;
+    const entry = this.#entry(this.#spellings.get(search) ?? this.#understand(search));
+    return entry instanceof Promise
+      ? entry.then((made) => this.#variant(made, gzip))
+      : this.#variant(entry, gzip);
+  }
+
+  #entry(plan: Plan): Entry | Promise<Entry> {
+    const { entry, making } = plan;
+    if (this.options.cache) {
+      if (entry !== null && entry.epoch === this.#epoch) {
+        this.reused += 1;
+        return entry;
+      }
+      if (making !== null && making.epoch === this.#epoch) {
+        this.reused += 1;
+        return making.entry;
+      }
     }
-    return this.#make(plan, gzip);
+    return this.#make(plan);
   }
 
   #look(): void {
     this.reader.refresh();
     if (this.#epoch === this.reader.epoch) return;
     this.#epoch = this.reader.epoch;
-    this.#bytes = 0;
-    for (const plan of this.#plans.values()) plan.entry = null;
+    this.#drop();
   }
 
   #understand(search: string): Plan {
@@ -136,7 +151,7 @@ export class LatestAnswers {
     const { entriesMax } = this.options;
     if (this.#spellings.size >= entriesMax || this.#plans.size >= entriesMax) this.#forget();
     const known = this.#plans.get(key);
-    const plan = known ?? { walk: walkOf(query), entry: null };
+    const plan = known ?? { key, walk: walkOf(query), entry: null, making: null };
     this.#plans.set(key, plan);
     if (search.length <= spellingMax) this.#spellings.set(search, plan);
     return plan;
@@ -150,52 +165,65 @@ export class LatestAnswers {
     throw new AppError("bad_request", `The request is not valid: ${names}.`, { errors });
   }
 
-  #make(plan: Plan, gzip: boolean): Variant | Promise<Variant> {
+  #make(plan: Plan): Entry | Promise<Entry> {
     this.made += 1;
     const epoch = this.#epoch;
     const head = this.reader.head.maxId;
     const rows = this.far.rows({ ...plan.walk, order: "desc", after: null, received: false });
-    return rows instanceof Promise
-      ? rows.then((found) => this.#fill(plan, epoch, head, found, gzip))
-      : this.#fill(plan, epoch, head, rows, gzip);
+    if (!(rows instanceof Promise)) return this.#fill(plan, epoch, head, rows);
+    const entry = rows.then((found) => this.#fill(plan, epoch, head, found));
+    const making = { epoch, entry };
+    plan.making = making;
+    const done = () => {
+      if (plan.making === making) plan.making = null;
+    };
+    entry.then(done, done);
+    return entry;
   }
 
-  #fill(plan: Plan, epoch: number, head: number, rows: Signal[], gzip: boolean): Variant {
+  #fill(plan: Plan, epoch: number, head: number, rows: Signal[]): Entry {
     const body = asciiJson(rows);
     const tag = Bun.hash.xxHash3(body).toString(36) + body.length.toString(36);
     // Rows are read after the head: what they show must not be above it.
     const shown = rows.reduce((highest, row) => Math.max(highest, row.id), head);
     const plain = new Variant(this.#headers, body, `"${tag}"`, shown);
-    const entry: Entry = { epoch, plain, gzip: null };
-    const variant = gzip ? this.#compress(entry) : plain;
+    const entry: Entry = { epoch, plain, gzip: null, held: false };
     if (this.options.cache && epoch === this.#epoch) this.#hold(plan, entry);
-    return variant;
+    return entry;
   }
 
   #hold(plan: Plan, entry: Entry): void {
-    if (this.#bytes + entry.plain.body.length > this.options.bytesMax) {
-      for (const other of this.#plans.values()) other.entry = null;
-      this.#bytes = 0;
-    }
-    this.#bytes += entry.plain.body.length;
+    // Forgotten meanwhile, or made twice: only what the plans still lead to is counted.
+    if (this.#plans.get(plan.key) !== plan || plan.entry?.epoch === entry.epoch) return;
+    const size = entry.plain.body.length;
+    if (this.#bytes + size > this.options.bytesMax) this.#drop();
+    this.#bytes += size;
+    entry.held = true;
     plan.entry = entry;
   }
 
-  #compress(entry: Entry): Variant {
+  #variant(entry: Entry, gzip: boolean): Variant {
     const { plain } = entry;
-    if (plain.body.length < gzipBytesMin || typeof plain.body !== "string") {
-      return (entry.gzip = plain);
-    }
+    if (!gzip || typeof plain.body !== "string" || plain.body.length < gzipBytesMin) return plain;
+    if (entry.gzip) return entry.gzip;
     const body = Bun.gzipSync(plain.body, { level: 6 });
-    this.#bytes += body.length;
+    if (entry.held) this.#bytes += body.length;
     const etag = `${plain.etag.slice(0, -1)}-gzip"`;
     return (entry.gzip = new Variant(this.#headers, body, etag, plain.head, "gzip"));
   }
 
+  #drop(): void {
+    for (const plan of this.#plans.values()) {
+      if (plan.entry) plan.entry.held = false;
+      plan.entry = null;
+    }
+    this.#bytes = 0;
+  }
+
   #forget(): void {
+    this.#drop();
     this.#spellings.clear();
     this.#plans.clear();
-    this.#bytes = 0;
   }
 }
 

@@ -196,7 +196,7 @@ export function signalRoutes({ config, argo, admission, metrics, poll }: Deps) {
         description: "Durable",
         content: { "application/json": { schema: Accepted } },
       },
-      ...problems(400, 401, 403, 409, 413, 415, 422, 503),
+      ...problems(400, 401, 403, 409, 413, 415, 422, 429, 503),
     },
   });
   app.openAPIRegistry.registerPath(post);

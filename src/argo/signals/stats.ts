@@ -17,18 +17,35 @@ type Counted = Pick<Head, "inserts" | "updates" | "deletes" | "maxId">;
 export class SignalStats {
   #counts = empty();
   #counted: Counted | null = null;
-  #running: Promise<Stats> | null = null;
+  #running: { epoch: number; stats: Promise<Stats> } | null = null;
+  #next: Promise<Stats> | null = null;
 
   constructor(
     private readonly reader: SignalReader,
     private readonly far: FarReader,
   ) {}
 
-  /** The counts as of now. Concurrent calls share one counting. */
+  /** The counts as of now. Calls share a counting that begins after them, or sees what they see. */
   current(): Promise<Stats> {
-    return (this.#running ??= this.#bringUpToDate().finally(() => {
-      this.#running = null;
-    }));
+    this.reader.refresh();
+    const { epoch } = this.reader;
+    if (!this.#running) return this.#run(epoch);
+    if (this.#running.epoch === epoch) return this.#running.stats;
+    const again = () => {
+      this.#next = null;
+      return this.#run(this.reader.epoch);
+    };
+    return (this.#next ??= this.#running.stats.then(again, again));
+  }
+
+  #run(epoch: number): Promise<Stats> {
+    const running = { epoch, stats: this.#bringUpToDate() };
+    this.#running = running;
+    const done = () => {
+      if (this.#running === running) this.#running = null;
+    };
+    running.stats.then(done, done);
+    return running.stats;
   }
 
   async #bringUpToDate(): Promise<Stats> {

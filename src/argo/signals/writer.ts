@@ -56,7 +56,7 @@ export class SignalWriter implements AsyncDisposable {
     });
     this.#forgetTimer = setInterval(() => {
       // Failing costs nothing: the keys are forgotten a minute later.
-      this.#thread.call("forget", { nowMs: options.now() }).catch((error: unknown) => {
+      this.#forget().catch((error: unknown) => {
         options.onEvent("note", {
           message: "idempotency keys kept",
           data: { error: String(error) },
@@ -73,6 +73,14 @@ export class SignalWriter implements AsyncDisposable {
   /** Makes the file ready; false while it has no table of signals. @throws AppError 503. */
   adopt(create: boolean): Promise<boolean> {
     return this.#thread.call("adopt", { create });
+  }
+
+  /** A few at a time, so that posts come in between. */
+  async #forget(): Promise<void> {
+    let forgotten: number;
+    do {
+      forgotten = await this.#thread.call<number>("forget", { nowMs: this.#options.now() });
+    } while (forgotten > 0 && !this.#stopping);
   }
 
   /** Stops all writing: the file was found damaged. */
