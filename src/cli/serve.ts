@@ -3,7 +3,7 @@ import { createApp } from "../app";
 import { type Config, isLoopback } from "../config";
 import { type Deps, openDeps, type Overrides } from "../deps";
 import { SetupError } from "../errors";
-import { flushLog } from "../platform/log";
+import { endLog } from "../platform/log";
 import { version } from "../version";
 
 /** With the delay before it well under the 10 s after which Docker kills. */
@@ -43,7 +43,7 @@ export async function start(config: Config, overrides: Overrides = {}): Promise<
       clearTimeout(late);
       await deps[Symbol.asyncDispose]();
       log.info("stopped");
-      await flushLog(log);
+      await endLog(log);
     },
   };
 }

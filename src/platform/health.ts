@@ -1,6 +1,7 @@
 import { createRoute, OpenAPIHono, z } from "@hono/zod-openapi";
 import { bearerMatches } from "../http/guard";
 import type { AppEnv } from "../http/exchange";
+import { problems } from "../http/openapi";
 import { isLoopback, type Config } from "../config";
 import { AppError } from "../errors";
 import { wasForwarded } from "../http/policy";
@@ -75,6 +76,7 @@ export function operationRoutes({ config, metrics, now, ready, signalsFault }: D
         description: "Metrics",
         content: { "text/plain": { schema: z.string() } },
       },
+      ...problems(401),
     },
   });
 

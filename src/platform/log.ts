@@ -17,7 +17,7 @@ export function createLog(level: string): Logger {
   destination.on("drop", () => {
     droppedLines += 1;
   });
-  return pino(
+  const log = pino(
     {
       level,
       base: undefined,
@@ -31,12 +31,18 @@ export function createLog(level: string): Logger {
     },
     destination,
   );
+  destinations.set(log, destination);
+  return log;
 }
 
-/** Waits until all lines are out, but not for a reader that has gone. */
-export function flushLog(log: Logger): Promise<void> {
-  return new Promise((resolve) => {
+const destinations = new WeakMap<Logger, ReturnType<typeof pino.destination>>();
+
+/** The last act of a process: waits until all lines are out, but not for a reader that stalls. */
+export async function endLog(log: Logger): Promise<void> {
+  await new Promise<void>((resolve) => {
     setTimeout(resolve, flushMs);
     log.flush(() => resolve());
   });
+  // Else the library would write what is left at the exit, and wait for that reader there.
+  destinations.get(log)?.destroy();
 }
