@@ -6,6 +6,7 @@ import type { Deps } from "./deps";
 import { AppError, SetupError } from "./errors";
 import { docsRoutes } from "./http/docs";
 import { createEdge } from "./http/edge";
+import { preflight } from "./http/policy";
 import type { AppEnv, Exchange } from "./http/exchange";
 import { problem } from "./http/respond";
 import type { Logger } from "./platform/log";
@@ -76,22 +77,19 @@ export function createApp(deps: Deps) {
   });
   app.onError((error, c) => refuse(error, c.req.raw, c.env));
 
-  const fetch = createEdge(
-    {
-      fetch: (request, exchange) => {
-        // The poll needs no router: what that costs would be a good part of its answer.
-        const polled = readMethods.has(request.method) && isPoll(request.url);
-        return polled ? poll(request, exchange) : app.fetch(request, exchange);
-      },
-      refuse,
-      routeOf: (request) => {
-        if (isPoll(request.url)) return latestPath;
-        const method = request.method === "HEAD" ? "GET" : request.method;
-        return handlersOf(method, pathOf(request)).at(-1)?.[0][1].path ?? "none";
-      },
+  const edge = createEdge({
+    config,
+    log,
+    metrics,
+    limitOptions: admission.limiter.options,
+    draining,
+    refuse,
+    routeOf: (request) => {
+      if (isPoll(request.url)) return latestPath;
+      const method = request.method === "HEAD" ? "GET" : request.method;
+      return handlersOf(method, pathOf(request)).at(-1)?.[0][1].path ?? "none";
     },
-    { config, log, metrics, limitOptions: admission.limiter.options, draining },
-  );
+  });
 
   function refuse(error: unknown, request: Request, exchange: Exchange): Response {
     const shown = asAppError(error);
@@ -101,7 +99,19 @@ export function createApp(deps: Deps) {
     } else if (shown.status === 503) tellRefusal(shown.detail, cause);
     return problem(shown, pathOf(request));
   }
-  return { fetch, routes: app.routes };
+  return {
+    /** Answers any request. */
+    fetch: edge((request, exchange) => {
+      const { method } = request;
+      if (method === "OPTIONS" && request.headers.has("origin")) return preflight(config, request);
+      exchange.bodiless = method === "HEAD";
+      const polled = readMethods.has(method) && isPoll(request.url);
+      return polled ? poll(request, exchange) : app.fetch(request, exchange);
+    }),
+    /** Answers GET requests of this path, and needs no router: that would cost a poll dearly. */
+    poll: { path: latestPath, fetch: edge(poll) },
+    routes: app.routes,
+  };
 }
 
 /** True for exactly the path of the poll, whatever its query. */

@@ -6,22 +6,20 @@ import type { Logger } from "../platform/log";
 import type { Metrics } from "../platform/metrics";
 import type { Exchange } from "./exchange";
 import { limitPolicyHeaders, type LimitOptions, setLimitHeaders } from "./limit";
-import { acceptsGzip, allowOrigin, preflight, secureHeaders } from "./policy";
+import { acceptsGzip, allowOrigin, secureHeaders } from "./policy";
 
 export type Fetch = (
   request: Request,
   server: Server<unknown> | null,
 ) => Response | Promise<Response>;
 
-type Inner = {
-  fetch: (request: Request, exchange: Exchange) => Response | Promise<Response>;
-  /** The answer of what was thrown past the application. */
+type Handler = (request: Request, exchange: Exchange) => Response | Promise<Response>;
+
+type EdgeDeps = {
+  /** Makes the answer of what was thrown. */
   refuse: (error: unknown, request: Request, exchange: Exchange) => Response;
   /** The pattern of the route that answers, for metrics and logs. */
   routeOf: (request: Request) => string;
-};
-
-type EdgeDeps = {
   config: Config;
   log: Logger;
   metrics: Metrics;
@@ -37,38 +35,37 @@ let requests = 0;
 
 /**
  * What every request passes on its way in and every answer on its way out: request id, CORS,
- * secure headers, compression, metrics, log. One function around the application instead of
- * middleware inside it: a route with a single handler then stays free of promises, and an
- * answer that is `dressed` passes untouched.
+ * secure headers, compression, metrics, log. One function around a handler instead of middleware
+ * inside it: a handler that promises nothing stays free of promises, and an answer that is
+ * `dressed` passes untouched.
  */
-export function createEdge(inner: Inner, deps: EdgeDeps): Fetch {
-  const { config, log, metrics } = deps;
+export function createEdge(deps: EdgeDeps): (handler: Handler) => Fetch {
+  const { config, log, metrics, refuse } = deps;
   const policy = limitPolicyHeaders(deps.limitOptions);
 
-  return function edge(request, server) {
-    const exchange: Exchange = {
-      server,
-      requestId: requestIdOf(request),
-      startedAt: performance.now(),
-      dressed: false,
-      dress,
-      streamed: false,
-      principalId: undefined,
-      verdict: undefined,
+  return function edge(handler) {
+    return function fetch(request, server) {
+      const exchange: Exchange = {
+        server,
+        requestId: requestIdOf(request),
+        startedAt: performance.now(),
+        dressed: false,
+        dress,
+        bodiless: false,
+        streamed: false,
+        principalId: undefined,
+        verdict: undefined,
+      };
+      const answer = handled(handler, request, exchange);
+      return exchange.dressed ? answer : dress(answer, request, exchange);
     };
-    const answer =
-      request.method === "OPTIONS" && request.headers.has("origin")
-        ? preflight(config, request)
-        : fetch(request, exchange);
-    if (exchange.dressed) return answer;
-    return dress(answer, request, exchange);
   };
 
-  function fetch(request: Request, exchange: Exchange): Response | Promise<Response> {
+  function handled(handler: Handler, request: Request, exchange: Exchange) {
     try {
-      return inner.fetch(request, exchange);
+      return handler(request, exchange);
     } catch (error) {
-      return inner.refuse(error, request, exchange);
+      return refuse(error, request, exchange);
     }
   }
 
@@ -81,7 +78,7 @@ export function createEdge(inner: Inner, deps: EdgeDeps): Fetch {
     try {
       return await answer;
     } catch (error) {
-      return inner.refuse(error, request, exchange);
+      return refuse(error, request, exchange);
     }
   }
 
@@ -93,7 +90,7 @@ export function createEdge(inner: Inner, deps: EdgeDeps): Fetch {
     let response = await settled(answer, request, exchange);
     // Told late by a handler that Hono called behind a promise, as for HEAD.
     if (exchange.dressed && answer instanceof Promise) return response;
-    const route = inner.routeOf(request);
+    const route = deps.routeOf(request);
     if (config.compression && acceptsGzip(request.headers.get("accept-encoding"))) {
       response = await compressed(response, exchange);
     }

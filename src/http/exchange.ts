@@ -12,6 +12,8 @@ export type Exchange = {
   dressed: boolean;
   /** Puts every header on an answer and measures it: for the errors of such a handler. */
   dress: (response: Response, request: Request, exchange: Exchange) => Promise<Response>;
+  /** True for HEAD: headers alone are sent. */
+  bodiless: boolean;
   /** Set by a handler whose body is produced while it is sent. */
   streamed: boolean;
   /** Who asked, for the log; set once it is known. */

@@ -119,9 +119,19 @@ export class SlidingWindow implements Store<AppEnv> {
 
 /** The headers of a verdict: draft-ietf-httpapi-ratelimit-headers and the older X- names. */
 export function setLimitHeaders(headers: Headers, verdict: Verdict): void {
-  headers.set("RateLimit", `"default";r=${verdict.remaining};t=${verdict.resetSeconds}`);
-  headers.set("X-RateLimit-Remaining", String(verdict.remaining));
-  headers.set("X-RateLimit-Reset", String(verdict.resetAtSeconds));
+  setRemaining(headers, verdict);
+  setReset(headers, verdict);
+}
+
+/** The part that changes with each request. */
+export function setRemaining(headers: Headers, { remaining, resetSeconds }: Verdict): void {
+  headers.set("RateLimit", `"default";r=${remaining};t=${resetSeconds}`);
+  headers.set("X-RateLimit-Remaining", String(remaining));
+}
+
+/** The part that stays the same for as long as a window lasts. */
+export function setReset(headers: Headers, { resetAtSeconds }: Verdict): void {
+  headers.set("X-RateLimit-Reset", String(resetAtSeconds));
 }
 
 /** The headers that are the same for every verdict of one limiter. */

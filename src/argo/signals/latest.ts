@@ -37,11 +37,12 @@ const gzipBytesMin = 1_024;
 /** A longer query is understood anew each time instead of being kept. */
 const spellingMax = 512;
 
-type Waiting<T> = {
+type Waiting<T, C> = {
   search: string;
   gzip: boolean;
-  use: (variant: Variant) => T;
-  fail: (error: unknown) => T | Promise<T>;
+  context: C;
+  use: (variant: Variant, context: C) => T;
+  fail: (error: unknown, context: C) => T | Promise<T>;
   resolve: (value: T | Promise<T>) => void;
 };
 
@@ -58,7 +59,7 @@ export class LatestAnswers {
   readonly #plans = new Map<string, Plan>();
   #bytes = 0;
   #epoch = -1;
-  #waiting: Waiting<unknown>[] = [];
+  #waiting: Waiting<unknown, unknown>[] = [];
   reused = 0;
   made = 0;
 
@@ -82,18 +83,22 @@ export class LatestAnswers {
 
   /**
    * Answers a query string such as `?limit=10`, once the file has been looked at after this call.
+   * @param context handed on to the two functions, which are the same for all calls.
    * @param use makes the result of an answer; called at once after the look where that can be.
    * @param fail makes the result of an error: AppError 400 that names the field, or 503.
    */
-  answer<T>(
+  answer<T, C>(
     search: string,
     gzip: boolean,
-    use: (variant: Variant) => T,
-    fail: (error: unknown) => T | Promise<T>,
+    context: C,
+    use: (variant: Variant, context: C) => T,
+    fail: (error: unknown, context: C) => T | Promise<T>,
   ): Promise<T> {
     return new Promise<T>((resolve) => {
-      const waiting: Waiting<T> = { search, gzip, use, fail, resolve };
-      if (this.#waiting.push(waiting as Waiting<unknown>) === 1) setImmediate(this.#answerAll);
+      const waiting: Waiting<T, C> = { search, gzip, context, use, fail, resolve };
+      if (this.#waiting.push(waiting as Waiting<unknown, unknown>) === 1) {
+        setImmediate(this.#answerAll);
+      }
     });
   }
 
@@ -103,18 +108,27 @@ export class LatestAnswers {
     try {
       this.#look();
     } catch (error) {
-      for (const { fail, resolve } of waiting) resolve(fail(error));
+      for (const { context, fail, resolve } of waiting) resolve(fail(error, context));
       return;
     }
-    for (const { search, gzip, use, fail, resolve } of waiting) {
-      try {
-        const variant = this.#answer(search, gzip);
-        resolve(variant instanceof Promise ? variant.then(use, fail) : use(variant));
-      } catch (error) {
-        resolve(fail(error));
-      }
-    }
+    for (const one of waiting) this.#settle(one);
   };
+
+  #settle({ search, gzip, context, use, fail, resolve }: Waiting<unknown, unknown>): void {
+    try {
+      const variant = this.#answer(search, gzip);
+      if (variant instanceof Promise) {
+        resolve(
+          variant.then(
+            (made) => use(made, context),
+            (error: unknown) => fail(error, context),
+          ),
+        );
+      } else resolve(use(variant, context));
+    } catch (error) {
+      resolve(fail(error, context));
+    }
+  }
 
   #answer(search: string, gzip: boolean): Variant | Promise<Variant> {
     const entry = this.#entry(this.#spellings.get(search) ?? this.#understand(search));

@@ -1,7 +1,6 @@
 import type { Config } from "../../config";
 import type { Admission } from "../../http/admit";
 import type { Exchange } from "../../http/exchange";
-import { setLimitHeaders } from "../../http/limit";
 import { acceptsGzip, allowOrigin } from "../../http/policy";
 import type { Metrics } from "../../platform/metrics";
 import type { LatestAnswers } from "./latest";
@@ -10,6 +9,8 @@ import type { Variant } from "./variant";
 export const latestPath = "/api/signals/latest";
 
 export type Poll = (request: Request, exchange: Exchange) => Response | Promise<Response>;
+
+type Polled = { request: Request; exchange: Exchange };
 
 type Deps = {
   config: Config;
@@ -33,44 +34,35 @@ export function createPoll(deps: Deps): Poll {
   const duration = metrics.requestDuration.of(labels);
 
   return function poll(request, exchange) {
-    try {
-      admission.reader(request, exchange);
-    } catch (error) {
-      return refuse(error, request, exchange);
-    }
+    admission.reader(request, exchange);
     exchange.dressed = true;
     const { headers, url } = request;
     const at = url.indexOf("?");
-    return answers.answer(
-      at < 0 ? "" : url.slice(at),
-      config.compression && acceptsGzip(headers.get("accept-encoding")),
-      (variant) => send(request, exchange, variant),
-      (error) => exchange.dress(refuse(error, request, exchange), request, exchange),
-    );
+    const gzip = config.compression && acceptsGzip(headers.get("accept-encoding"));
+    return answers.answer(at < 0 ? "" : url.slice(at), gzip, { request, exchange }, send, fail);
   };
 
-  function send(request: Request, exchange: Exchange, variant: Variant): Response {
-    const { headers, method } = request;
+  function send(variant: Variant, { request, exchange }: Polled): Response {
+    const { headers } = request;
     const ifNoneMatch = headers.get("if-none-match");
     const unmodified = ifNoneMatch !== null && variant.matches(ifNoneMatch);
-    let own = unmodified ? variant.unmodified : variant.headers;
+    let own = (unmodified ? variant.unmodified : variant.full).stamp(exchange);
     const origin = headers.get("origin");
-    const bodiless = method === "HEAD";
-    if (origin !== null || draining() || bodiless) {
+    if (origin !== null || draining() || exchange.bodiless) {
       own = new Headers(own);
-      if (bodiless && !unmodified) own.set("Content-Length", String(variant.body.length));
       allowOrigin(config, origin, own);
       if (draining()) own.set("Connection", "close");
+      if (exchange.bodiless) own.set("Content-Length", String(variant.body.length));
     }
-    // The prebuilt headers are shared: what differs is overwritten by each request, and copied
-    // into its Response before the next one runs.
-    own.set("X-Request-Id", exchange.requestId);
-    if (exchange.verdict) setLimitHeaders(own, exchange.verdict);
     const response = unmodified
       ? new Response(null, { status: 304, headers: own })
-      : new Response(bodiless ? null : variant.body, { headers: own });
+      : new Response(exchange.bodiless ? null : variant.body, { headers: own });
     (unmodified ? notModified : ok).value += 1;
     duration.observe((performance.now() - exchange.startedAt) / 1000);
     return response;
+  }
+
+  function fail(error: unknown, { request, exchange }: Polled): Promise<Response> {
+    return exchange.dress(refuse(error, request, exchange), request, exchange);
   }
 }

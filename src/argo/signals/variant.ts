@@ -1,3 +1,6 @@
+import type { Exchange } from "../../http/exchange";
+import { setRemaining, setReset } from "../../http/limit";
+
 /** Headers that are the same for every answer, kept as objects that can be copied fast. */
 export class AnswerHeaders {
   readonly full: Headers;
@@ -18,10 +21,37 @@ export class AnswerHeaders {
   }
 }
 
+/** The headers of one answer, with what differs from request to request. */
+export class StampedHeaders {
+  readonly headers: Headers;
+  #resetAtSeconds = -1;
+
+  constructor(shared: Headers, own: Record<string, string>) {
+    this.headers = new Headers(shared);
+    for (const name in own) this.headers.set(name, own[name] as string);
+  }
+
+  /**
+   * The same object at each call, with this request's id and quota: to be copied into a Response
+   * before the next request is stamped.
+   */
+  stamp({ requestId, verdict }: Pick<Exchange, "requestId" | "verdict">): Headers {
+    const { headers } = this;
+    headers.set("X-Request-Id", requestId);
+    if (!verdict) return headers;
+    setRemaining(headers, verdict);
+    if (this.#resetAtSeconds !== verdict.resetAtSeconds) {
+      this.#resetAtSeconds = verdict.resetAtSeconds;
+      setReset(headers, verdict);
+    }
+    return headers;
+  }
+}
+
 /** One representation of an answer: its bytes and the headers that go with them. */
 export class Variant {
-  readonly headers: Headers;
-  #unmodified: Headers | null = null;
+  readonly full: StampedHeaders;
+  #unmodified: StampedHeaders | null = null;
 
   constructor(
     private readonly shared: AnswerHeaders,
@@ -30,13 +60,14 @@ export class Variant {
     readonly head: number,
     encoding?: string,
   ) {
-    this.headers = this.#stamp(shared.full);
-    if (encoding !== undefined) this.headers.set("Content-Encoding", encoding);
+    const own = this.#own();
+    if (encoding !== undefined) own["Content-Encoding"] = encoding;
+    this.full = new StampedHeaders(shared.full, own);
   }
 
   /** Headers of a 304: no more than a cache needs (RFC 9110 §15.4.5). */
-  get unmodified(): Headers {
-    return (this.#unmodified ??= this.#stamp(this.shared.unmodified));
+  get unmodified(): StampedHeaders {
+    return (this.#unmodified ??= new StampedHeaders(this.shared.unmodified, this.#own()));
   }
 
   /** True when If-None-Match names this answer in any of its encodings (RFC 9110 §13.1.2). */
@@ -49,10 +80,7 @@ export class Variant {
     });
   }
 
-  #stamp(shared: Headers): Headers {
-    const headers = new Headers(shared);
-    headers.set("ETag", this.etag);
-    headers.set("Signal-Head", String(this.head));
-    return headers;
+  #own(): Record<string, string> {
+    return { ETag: this.etag, "Signal-Head": String(this.head) };
   }
 }
