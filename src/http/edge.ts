@@ -46,6 +46,7 @@ export function createEdge(deps: EdgeDeps): (handler: Handler) => Fetch {
   return function edge(handler) {
     return function fetch(request, server) {
       const exchange: Exchange = {
+        request,
         server,
         requestId: requestIdOf(request),
         startedAt: performance.now(),
@@ -57,7 +58,7 @@ export function createEdge(deps: EdgeDeps): (handler: Handler) => Fetch {
         verdict: undefined,
       };
       const answer = handled(handler, request, exchange);
-      return exchange.dressed ? answer : dress(answer, request, exchange);
+      return exchange.dressed ? answer : dress(answer, exchange);
     };
   };
 
@@ -84,9 +85,9 @@ export function createEdge(deps: EdgeDeps): (handler: Handler) => Fetch {
 
   async function dress(
     answer: Response | Promise<Response>,
-    request: Request,
     exchange: Exchange,
   ): Promise<Response> {
+    const { request } = exchange;
     let response = await settled(answer, request, exchange);
     // Told late by a handler that Hono called behind a promise, as for HEAD.
     if (exchange.dressed && answer instanceof Promise) return response;
@@ -136,7 +137,7 @@ function requestIdOf(request: Request): string {
   const given = request.headers.get("x-request-id");
   if (given !== null && /^[\w-]{8,64}$/.test(given)) return given;
   requests += 1;
-  return `${prefix}-${requests.toString(36)}`;
+  return `${prefix}-${requests}`;
 }
 
 const methods = new Set(["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]);

@@ -3,6 +3,7 @@ import type { Verdict } from "./limit";
 
 /** What one request carries through Hono as `c.env`. */
 export type Exchange = {
+  request: Request;
   /** The listener; null where a test calls the application without one. */
   server: Server<unknown> | null;
   requestId: string;
@@ -11,7 +12,7 @@ export type Exchange = {
   /** Set by a handler that puts every header on its answer and measures it, before it returns. */
   dressed: boolean;
   /** Puts every header on an answer and measures it: for the errors of such a handler. */
-  dress: (response: Response, request: Request, exchange: Exchange) => Promise<Response>;
+  dress: (response: Response, exchange: Exchange) => Promise<Response>;
   /** True for HEAD: headers alone are sent. */
   bodiless: boolean;
   /** Set by a handler whose body is produced while it is sent. */

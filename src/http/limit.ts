@@ -125,8 +125,9 @@ export function setLimitHeaders(headers: Headers, verdict: Verdict): void {
 
 /** The part that changes with each request. */
 export function setRemaining(headers: Headers, { remaining, resetSeconds }: Verdict): void {
-  headers.set("RateLimit", `"default";r=${remaining};t=${resetSeconds}`);
-  headers.set("X-RateLimit-Remaining", String(remaining));
+  const left = String(remaining);
+  headers.set("RateLimit", `"default";r=${left};t=${resetSeconds}`);
+  headers.set("X-RateLimit-Remaining", left);
 }
 
 /** The part that stays the same for as long as a window lasts. */

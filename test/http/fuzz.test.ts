@@ -163,7 +163,10 @@ const HEADERS: [string, readonly string[]][] = [
     [`Bearer ${READ_TOKEN}`, `Bearer ${WRITE_TOKEN}`, "Bearer", "Bearer x", "Basic eDp5", ""],
   ],
   ["Accept-Encoding", ["gzip", "gzip;q=0", "*", "br", "gzip;q=nonsense", ",,,", "identity"]],
-  ["If-None-Match", ["*", '"x"', "W/", '"', ",", `"${"x".repeat(2_000)}"`, '"a", "b"']],
+  [
+    "If-None-Match",
+    ["*", "*", "*", "*", "*", "*", '"x"', "W/", '"', ",", `"${"x".repeat(2_000)}"`, '"a", "b"'],
+  ],
   ["Origin", ["null", "http://localhost:3000", "https://evil.example", "", "x"]],
   ["X-Request-Id", ["good-request-id", "x", "", "a b", "%0a", "x".repeat(500)]],
   ["X-Forwarded-For", ["1.2.3.4", "::1", ",,,", "x", "1.2.3.4, 5.6.7.8", "999.1.1.1"]],

@@ -10,8 +10,6 @@ export const latestPath = "/api/signals/latest";
 
 export type Poll = (request: Request, exchange: Exchange) => Response | Promise<Response>;
 
-type Polled = { request: Request; exchange: Exchange };
-
 type Deps = {
   config: Config;
   answers: LatestAnswers;
@@ -39,11 +37,11 @@ export function createPoll(deps: Deps): Poll {
     const { headers, url } = request;
     const at = url.indexOf("?");
     const gzip = config.compression && acceptsGzip(headers.get("accept-encoding"));
-    return answers.answer(at < 0 ? "" : url.slice(at), gzip, { request, exchange }, send, fail);
+    return answers.answer(at < 0 ? "" : url.slice(at), gzip, exchange, send, fail);
   };
 
-  function send(variant: Variant, { request, exchange }: Polled): Response {
-    const { headers } = request;
+  function send(variant: Variant, exchange: Exchange): Response {
+    const { headers } = exchange.request;
     const ifNoneMatch = headers.get("if-none-match");
     const unmodified = ifNoneMatch !== null && variant.matches(ifNoneMatch);
     let own = (unmodified ? variant.unmodified : variant.full).stamp(exchange);
@@ -62,7 +60,7 @@ export function createPoll(deps: Deps): Poll {
     return response;
   }
 
-  function fail(error: unknown, { request, exchange }: Polled): Promise<Response> {
-    return exchange.dress(refuse(error, request, exchange), request, exchange);
+  function fail(error: unknown, exchange: Exchange): Promise<Response> {
+    return exchange.dress(refuse(error, exchange.request, exchange), exchange);
   }
 }
