@@ -28,8 +28,9 @@ function applyPragmas(db: Database, access: Access, synchronous: Synchronous): v
   db.run(`PRAGMA busy_timeout = ${access === "reader" ? 100 : 2_000}`);
   // An acknowledgement means durable: WAL alone does not sync at commit, FULL does.
   if (access === "writer") db.run(`PRAGMA synchronous = ${synchronous}`);
-  // The hot rows are a few pages; the operating system caches the rest for all processes.
-  db.run("PRAGMA cache_size = -4096");
+  // The hot rows are a few pages; the operating system caches the rest for all processes. A writer
+  // needs room for all pages of a transaction: beyond it SQLite seeks one to spill for each more.
+  db.run(`PRAGMA cache_size = ${access === "reader" ? -4_096 : -32_768}`);
   db.run("PRAGMA temp_store = MEMORY");
   db.run("PRAGMA mmap_size = 0");
   if (access === "writer") {

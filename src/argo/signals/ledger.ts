@@ -20,6 +20,8 @@ type Bindings = Record<string, string | number | null>;
 
 /** The writes on one connection. Every method runs inside a transaction that the caller holds. */
 export class SignalLedger implements Disposable {
+  /** Rows that were tried to be inserted so far. */
+  inserts = 0;
   readonly #statements: Statement[] = [];
   readonly #insert: Statement;
   readonly #same: Statement;
@@ -143,6 +145,7 @@ export class SignalLedger implements Disposable {
 
   #add(values: Bindings, { sha256, supersedes }: Draft): Row {
     const written = this.layout.has.sha256 ? { ...values, sha256 } : values;
+    this.inserts += 1;
     const id = Number(this.#insert.run(written).lastInsertRowid);
     if (!this.layout.has.sha256) this.#setHash.run(id, sha256);
     if (supersedes !== null) this.#supersede.run(id, supersedes);

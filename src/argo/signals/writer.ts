@@ -25,7 +25,8 @@ const waitingMax = 2_000;
 const waitingBytesMax = 64 * 1024 * 1024;
 /** How long a post waits for a file that cannot be written, before it is told so. */
 const patienceMs = 1_500;
-const groupBytesMax = 4 * 1024 * 1024;
+/** About 3,000 signals: their pages fit into the writer's cache. */
+const groupBytesMax = 512 * 1024;
 const checkpointMs = 200;
 const forgetEveryMs = 60_000;
 
