@@ -15,6 +15,8 @@ options.add_argument("--since-id", type=int, help="go on after this id; else beg
 options = options.parse_args()
 
 url = urllib.parse.urlsplit(os.environ.get("ARGO_URL", "http://127.0.0.1:3000"))
+if url.scheme not in ("http", "https"):
+    sys.exit("stopped: ARGO_URL must begin with http:// or https://")
 token = os.environ.get("ARGO_TOKEN")
 auth = {"Authorization": f"Bearer {token}"} if token else {}
 
@@ -47,6 +49,8 @@ def get(path, headers={}):
         raise TryLater(answer)
     if answer.status not in (200, 304):
         sys.exit(f"stopped: {path} answered {answer.status} {answer.read(2000).decode(errors='replace')}")
+    if answer.status == 304:
+        answer.read()  # an answer that is not read blocks the next one
     return answer
 
 

@@ -1,5 +1,6 @@
 import { OpenAPIHono } from "@hono/zod-openapi";
 import { HTTPException } from "hono/http-exception";
+import { getPath } from "hono/utils/url";
 import { createPoll, latestPath } from "./argo/signals/poll";
 import { signalRoutes } from "./argo/signals/routes";
 import type { Deps } from "./deps";
@@ -36,7 +37,7 @@ export function createApp(deps: Deps) {
   const { config, log, metrics, argo, admission, state } = deps;
   const draining = () => state.draining;
   const tellRefusal = createRefusalLog(log, deps.now);
-  const app = new OpenAPIHono<AppEnv>();
+  const app = new OpenAPIHono<AppEnv>({ getPath: pathOf });
 
   const { answers } = argo;
   const poll = createPoll({ config, answers, admission, metrics, draining, refuse });
@@ -64,7 +65,6 @@ export function createApp(deps: Deps) {
     return c.body(document, 200, { "Content-Type": "application/json" });
   });
   const handlersOf = (method: string, path: string) => app.router.match(method, path)[0];
-  const pathOf = (request: Request) => new URL(request.url).pathname;
 
   app.notFound((c) => {
     const allowed = methods.filter((method) => {
@@ -112,6 +112,12 @@ export function createApp(deps: Deps) {
     poll: { path: latestPath, fetch: edge(poll) },
     routes: app.routes,
   };
+}
+
+/** A request of HTTP/1.0 may come without a host, and then its URL is a path alone. */
+function pathOf(request: Request): string {
+  const { url } = request;
+  return getPath(url.startsWith("/") ? ({ url: `http://host${url}` } as Request) : request);
 }
 
 /** True for exactly the path of the poll, whatever its query. */

@@ -24,7 +24,7 @@ const count = (min: number, max: number) =>
     .string()
     .regex(/^\d+$/, "must be a whole number")
     .transform(Number)
-    .pipe(z.number().min(min).max(max));
+    .pipe(z.number().min(min, `must be ${min} to ${max}`).max(max, `must be ${min} to ${max}`));
 const list = z.string().transform((text) =>
   text
     .split(",")
@@ -78,6 +78,8 @@ export type Config = Readonly<{
   port: number;
   dataDir: string;
   signalsDb: string;
+  /** True when somebody named the file, so that its absence is worth a word. */
+  signalsDbGiven: boolean;
   access: "open" | "key";
   /** True when nobody said SIGNALS_ACCESS and a loopback host implied `open`. */
   accessImplied: boolean;
@@ -114,7 +116,7 @@ export function readConfig(env: Record<string, string | undefined>, role: Role =
     const faults = parsed.error.issues.map((i) => `${i.path.slice(0, 1).join("")}: ${i.message}`);
     throw new SetupError(
       `Configuration refused: ${[...new Set(faults)].join("; ")}`,
-      "Correct the named variables; .env.example documents each one.",
+      "Correct the named variables; `argo-alpine serve --help` lists them, .env.example explains them.",
     );
   }
   const v = parsed.data;
@@ -125,6 +127,7 @@ export function readConfig(env: Record<string, string | undefined>, role: Role =
     port: v.PORT,
     dataDir,
     signalsDb: v.SIGNALS_DB ? resolve(v.SIGNALS_DB) : join(dataDir, "signals.db"),
+    signalsDbGiven: v.SIGNALS_DB !== undefined,
     access: v.SIGNALS_ACCESS ?? (isLoopback(v.HOST) ? "open" : "key"),
     accessImplied: v.SIGNALS_ACCESS === undefined,
     writeTokens: v.ARGO_WRITE_TOKEN,

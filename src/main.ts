@@ -1,11 +1,14 @@
 #!/usr/bin/env bun
 import { Command, Option } from "commander";
-import { type Config, readConfig, type Role, roles } from "./config";
+import { type Config, readConfig, type Role, roles, Variables } from "./config";
 import { SetupError } from "./errors";
 import { version } from "./version";
 import type { ExportOptions } from "./cli/export";
 import type { ImportOptions } from "./cli/import";
 import type { SeedOptions } from "./cli/seed";
+
+// Signals are sold: what this program makes is not for every user of the machine.
+process.umask(0o027);
 
 type Flags = Record<string, string | undefined>;
 type ForceOptions = { force?: boolean; json?: boolean };
@@ -44,6 +47,7 @@ program
   .option("--port <port>", "port to listen on, 0 for a free one (PORT)")
   .option("--log-level <level>", "fatal, error, warn, info, debug, trace or silent (LOG_LEVEL)")
   .addOption(new Option("--role <role>", "which part runs here").choices([...roles]).default("all"))
+  .addHelpText("after", `\nVariables: ${Object.keys(Variables.shape).join(", ")}`)
   .action(async (_options, command: Command) => {
     const { serve } = await import("./cli/serve");
     await serve(await configOf(command.optsWithGlobals()));
@@ -56,12 +60,13 @@ program
   .option("--port <port>", "port to listen on, 0 for a free one (PORT)")
   .action(async (_options, command: Command) => {
     const { demo } = await import("./cli/demo");
-    const token = process.env["ARGO_WRITE_TOKEN"] || `demo-${crypto.randomUUID()}`;
+    const token = `demo-${crypto.randomUUID()}`;
     const flags: Flags = command.optsWithGlobals();
     const usual = { LOG_LEVEL: "warn", SHUTDOWN_DELAY_SECONDS: "0" };
     // Never beside real signals, whatever the environment says of those.
     const own = { DATA_DIR: flags["dataDir"] ?? "./data/demo", SIGNALS_DB: flags["db"] };
-    const config = await configOf(flags, usual, { ...own, ARGO_WRITE_TOKEN: token });
+    const tokens = { ARGO_WRITE_TOKEN: token, ARGO_WRITE_TOKEN_FILE: "" };
+    const config = await configOf(flags, usual, { ...own, ...tokens });
     await demo(config, token);
   });
 
@@ -166,6 +171,10 @@ program
     process.exitCode = await health(await configOf(flags), flags["url"]);
   });
 
+function isSystemError(error: unknown): error is Error & { code: string } {
+  return error instanceof Error && "syscall" in error && "code" in error;
+}
+
 async function readEnvFile(path: string): Promise<Record<string, string | undefined>> {
   const { parseEnv } = await import("node:util");
   try {
@@ -181,6 +190,9 @@ try {
   process.exitCode = 1;
   if (error instanceof SetupError) {
     process.stderr.write(`argo-alpine: ${error.message}\n  ${error.fix}\n`);
+  } else if (isSystemError(error)) {
+    // A pipe that nobody reads any more is no fault of ours, and nobody would read of it.
+    if (error.code !== "EPIPE") process.stderr.write(`argo-alpine: ${error.message}\n`);
   } else {
     process.stderr.write(`argo-alpine: ${error instanceof Error ? error.stack : String(error)}\n`);
   }

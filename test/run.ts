@@ -32,6 +32,12 @@ async function main(args: string[]): Promise<number> {
   const dir = mkdtempSync(join(tmpdir(), "argo-report-"));
   const report = join(dir, "junit.xml");
   try {
+    // Some tests run the binary, and must not run yesterday's.
+    const build = Bun.spawn([process.execPath, join(import.meta.dir, "../build.ts")], {
+      cwd: join(import.meta.dir, ".."),
+      stdio: ["ignore", "inherit", "inherit"],
+    });
+    if ((await build.exited) !== 0) return 1;
     const command = [process.execPath, "test", "--no-orphans", `--timeout=${TEST_MS_MAX}`];
     command.push("--reporter=junit", `--reporter-outfile=${report}`);
     if (!deep) command.push("--path-ignore-patterns=test/deep/**");

@@ -1,4 +1,3 @@
-import { closeSync, existsSync, mkdirSync, openSync } from "node:fs";
 import { dirname } from "node:path";
 import type { Config } from "../config";
 import { AppError, SetupError } from "../errors";
@@ -7,6 +6,7 @@ import { secureHeaders } from "../http/policy";
 import type { Logger } from "../platform/log";
 import type { Metrics } from "../platform/metrics";
 import { isCorruption, type Synchronous } from "../platform/sqlite";
+import { fileId, makeDirectory } from "../platform/directory";
 import { mustHaveSoundLog } from "../platform/wal";
 import { Cursors } from "./signals/cursor";
 import { FarReader } from "./signals/far";
@@ -35,7 +35,7 @@ const damageCheckAfterMs = 20;
 /** How long posts wait for that check; on a large file it takes longer. */
 const damageCheckWaitMs = 2_000;
 const wakeWriterAfterMs = 100;
-const answersMax = 4_096;
+const answersMax = 512;
 const answersBytesMax = 16 * 1024 * 1024;
 
 /** The data plane: everything that stands on the signal file. */
@@ -49,7 +49,11 @@ export class Argo implements AsyncDisposable {
   /** Newest signals dated too far ahead, as last counted. */
   futureDated = 0;
   readonly #timers: Timer[] = [];
+  readonly #file: string | null;
+  #log: string | null = null;
+  #replaced: SetupError | null = null;
   #adopting: Promise<void> | null = null;
+  #toldUnadopted = "";
 
   private constructor(
     readonly reader: SignalReader,
@@ -57,6 +61,7 @@ export class Argo implements AsyncDisposable {
     private readonly options: ArgoOptions,
   ) {
     const { config } = options;
+    this.#file = fileId(config.signalsDb);
     this.far = new FarReader(reader, {
       path: config.signalsDb,
       deadlineMs,
@@ -99,7 +104,10 @@ export class Argo implements AsyncDisposable {
       let reader = tryReader(config.signalsDb);
       if (!ready(reader)) {
         options.beforeWriting();
-        makeOurs(config.signalsDb);
+        makeDirectory(dirname(config.signalsDb));
+        if (fileId(config.signalsDb) === null && config.signalsDbGiven) {
+          log.warn({ signals: config.signalsDb }, "there is no such file: an empty one is made");
+        }
         const fault = await adoptPatiently(writer, log);
         reader ??= tryReader(config.signalsDb);
         if (fault && !reader?.layout) throw fault;
@@ -122,15 +130,7 @@ export class Argo implements AsyncDisposable {
     try {
       this.reader.refresh();
       if (!this.reader.layout) return "The signal file has no table of signals.";
-      this.reader.page({
-        filter: {},
-        order: "desc",
-        after: null,
-        limit: 1,
-        skip: 0,
-        budget: 1,
-        received: false,
-      });
+      this.reader.touch();
       return null;
     } catch (error) {
       return error instanceof AppError ? error.detail : "The signal file cannot be read.";
@@ -170,6 +170,7 @@ export class Argo implements AsyncDisposable {
   /** The engine may drop its table and make it anew: then it is adopted again. */
   #keepAdopted(): void {
     const { reader } = this;
+    this.#keepInPlace();
     try {
       reader.refresh();
     } catch {
@@ -179,17 +180,48 @@ export class Argo implements AsyncDisposable {
     if (reader.layout && !ready(reader)) this.#adopt();
   }
 
+  /** Another file under the same name, or none: what is open here is what nobody writes any more. */
+  #keepInPlace(): void {
+    const { reader, options } = this;
+    const path = options.config.signalsDb;
+    const file = fileId(path);
+    // The log is there for as long as anybody has the file open: another one is another file's.
+    const log = fileId(`${path}-wal`);
+    this.#log ??= log;
+    if (file === this.#file && log === this.#log) return reader.condemn(null);
+    if (!this.#replaced) {
+      const what = file === null ? "removed" : "replaced";
+      this.#replaced = new SetupError(
+        `The signal file was ${what} under the server.`,
+        "Restart it.",
+      );
+      this.#refuse(`${this.#replaced.message} ${this.#replaced.fix}`);
+      options.log.error({ path, fix: this.#replaced.fix }, this.#replaced.message);
+    }
+    reader.condemn(this.#replaced);
+  }
+
   #adopt(): void {
     this.#adopting ??= this.writer
       .adopt(false)
       .then(() => undefined)
       .catch(async (error: unknown) => {
-        this.options.log.debug({ reason: String(error) }, "not adopted yet");
+        const reason = error instanceof AppError ? error.detail : String(error);
+        if (reason !== this.#toldUnadopted) {
+          this.options.log.warn({ reason }, "signal file cannot be written: nothing is ingested");
+        }
+        this.#toldUnadopted = reason;
         await Bun.sleep(adoptAgainMs);
       })
       .finally(() => {
         this.#adopting = null;
       });
+  }
+
+  #refuse(reason: string): void {
+    this.writer.refuse(reason).catch((error: unknown) => {
+      this.options.log.warn({ reason: String(error) }, "the writer was not told");
+    });
   }
 
   async #countFutureDated(): Promise<void> {
@@ -220,7 +252,7 @@ export class Argo implements AsyncDisposable {
       await checker[Symbol.asyncDispose]();
     }
     if (this.damage.length === 0) return;
-    await this.writer.refuse(this.damage.join("; "));
+    this.#refuse(damagedText);
     this.options.log.error(
       { damage: this.damage, fix: "Stop the server and run `argo-alpine restore BACKUP`." },
       "signal file damaged: nothing is written",
@@ -228,6 +260,8 @@ export class Argo implements AsyncDisposable {
   }
 }
 
+const damagedText =
+  "The signal file is damaged: nothing is written. Stop the server and run `argo-alpine restore BACKUP`.";
 const adoptAgainMs = 2_000;
 const openFix =
   "Check SIGNALS_DB, its permissions, and those of its directory: SQLite needs to write beside it.";
@@ -250,12 +284,6 @@ function tryReader(path: string): SignalReader | null {
     }
     return null;
   }
-}
-
-/** A file of our own is for its owner and group: SQLite would make it for everybody. */
-function makeOurs(path: string): void {
-  mkdirSync(dirname(path), { recursive: true, mode: 0o750 });
-  if (!existsSync(path)) closeSync(openSync(path, "a", 0o640));
 }
 
 /** Adopts the file; a lock held by somebody else is waited for. Returns why it could not be done. */

@@ -1,8 +1,8 @@
-import { mkdirSync } from "node:fs";
 import history from "../../db/demo/spx-signals.ndjson.gz" with { type: "file" };
 import type { Argo } from "../argo/argo";
 import { SIGNALS_PER_POST_MAX } from "../argo/signals/schema";
 import type { Config } from "../config";
+import { makeDirectory } from "../platform/directory";
 import { ownDirectory } from "../platform/lock";
 import { start, untilSignal } from "./serve";
 
@@ -14,7 +14,7 @@ const everyMs = 5_000;
  * adds a synthetic one now and then. Everything lies in the data directory.
  */
 export async function demo(config: Config, writeToken: string): Promise<void> {
-  mkdirSync(config.dataDir, { recursive: true, mode: 0o750 });
+  makeDirectory(config.dataDir);
   const stop = untilSignal();
   using _owner = ownDirectory(config.dataDir);
   await using running = await start(config);

@@ -163,6 +163,10 @@ function permissions(path: string): Check {
 function content(reader: SignalReader, path: string, options: DoctorOptions): Check[] {
   const checks = [integrity(reader, path, options)];
   const { layout } = reader;
+  if (reader.fault) {
+    checks.push(fail("table", reader.fault.message, reader.fault.fix));
+    return checks;
+  }
   if (!layout) {
     checks.push(warn("table", "there is no table of signals yet", adoptFix));
     return checks;

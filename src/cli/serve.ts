@@ -30,6 +30,9 @@ export async function start(config: Config, overrides: Overrides = {}): Promise<
   if (!config.accessImplied && config.access === "open" && !isLoopback(config.host)) {
     log.warn("SIGNALS_ACCESS=open: everybody who reaches this server reads every signal");
   }
+  if (config.access === "key" && config.readTokens.length === 0) {
+    log.warn("a token is needed to read and there is none: set ARGO_READ_TOKEN");
+  }
   log.info({ url, version, role: config.role, signals: config.signalsDb }, "listening");
   return {
     url,
@@ -105,9 +108,12 @@ function mustBeFree({ host, port }: Config): void {
 }
 
 function portTaken({ host, port }: Pick<Config, "host" | "port">, cause: unknown): SetupError {
-  return new SetupError(
-    `Cannot listen on ${host}:${port}.`,
-    "Stop what uses the port, or choose another with PORT or --port.",
-    { cause },
-  );
+  const code = cause instanceof Error && "code" in cause ? String(cause.code) : "";
+  const fix =
+    code === "EADDRINUSE"
+      ? "Stop what uses the port, or choose another with PORT or --port."
+      : code === "EACCES"
+        ? "Ports below 1024 need rights of their own; choose another with PORT or --port."
+        : "HOST or --host must be an address of this machine.";
+  return new SetupError(`Cannot listen on ${host}:${port}${code && ` (${code})`}.`, fix, { cause });
 }

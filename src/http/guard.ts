@@ -1,7 +1,7 @@
 import { timingSafeEqual } from "node:crypto";
 import type { Config } from "../config";
 import { AppError } from "../errors";
-import { wasForwarded } from "./policy";
+import { isLocal } from "./policy";
 
 export type Scope = "signals:read" | "signals:write";
 
@@ -22,7 +22,7 @@ export class Guard {
   constructor(
     private readonly config: Pick<
       Config,
-      "access" | "accessImplied" | "readTokens" | "writeTokens"
+      "access" | "accessImplied" | "readTokens" | "trustProxyHops" | "writeTokens"
     >,
   ) {
     this.#tokens = [
@@ -41,10 +41,10 @@ export class Guard {
     if (this.config.access === "key") {
       throw new AppError("unauthorized", "A Bearer token is needed to read signals.", challenge);
     }
-    if (this.config.accessImplied && wasForwarded(headers)) {
+    if (this.config.accessImplied && !isLocal(this.config, headers)) {
       throw new AppError(
         "unauthorized",
-        "Reading is open to this machine alone: a request through a proxy needs a Bearer token, or SIGNALS_ACCESS=open.",
+        "Reading is open to this machine alone: a request through a proxy or under another host name needs a Bearer token, or SIGNALS_ACCESS=open.",
         challenge,
       );
     }

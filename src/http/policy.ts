@@ -1,5 +1,5 @@
 import { isIP } from "node:net";
-import type { Config } from "../config";
+import { type Config, isLoopback } from "../config";
 import type { Exchange } from "./exchange";
 
 /** Headers of every full answer. Browsers ignore HSTS over plain HTTP (RFC 6797 §8.1). */
@@ -104,10 +104,29 @@ function mapped(groups: string[]): string {
   return bytes.join(".");
 }
 
-const forwarding = new Set(["forwarded", "via", "x-real-ip", "cf-connecting-ip"]);
+const forwarding = new Set([
+  "forwarded",
+  "via",
+  "x-real-ip",
+  "x-client-ip",
+  "x-original-forwarded-for",
+  "x-envoy-external-address",
+  "true-client-ip",
+  "cf-connecting-ip",
+  "fly-client-ip",
+]);
+
+/**
+ * True when the request was made by this machine for this machine: through no proxy, and under a
+ * name that leads here. A page elsewhere may have its own name lead here (DNS rebinding).
+ */
+export function isLocal(config: Pick<Config, "trustProxyHops">, headers: Headers): boolean {
+  const host = (headers.get("host") ?? "localhost").replace(/:\d+$/, "");
+  return config.trustProxyHops === 0 && isLoopback(host) && !wasForwarded(headers);
+}
 
 /** True when the request came through a proxy, whatever the proxy calls itself. */
-export function wasForwarded(headers: Headers): boolean {
+function wasForwarded(headers: Headers): boolean {
   for (const name of headers.keys()) {
     if (forwarding.has(name) || name.startsWith("x-forwarded-")) return true;
   }

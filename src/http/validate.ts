@@ -3,18 +3,23 @@ import type { z } from "zod";
 import { AppError, type FieldError } from "../errors";
 import type { AppEnv } from "./exchange";
 
+/** Faults that one answer names. */
+const faultsMax = 100;
+
 /** Faults of a zod result as field errors; an unknown key is named as the field it is. */
-export function fieldErrors(error: z.core.$ZodError, skip = 0): FieldError[] {
-  return error.issues.flatMap((issue) => {
-    const path = issue.path.slice(skip).map(String);
+export function fieldErrors(error: z.core.$ZodError): FieldError[] {
+  const faults = error.issues.flatMap((issue) => {
+    const path = issue.path.map(String);
     if (issue.code === "unrecognized_keys") {
       return issue.keys.map((key) => ({
         field: [...path, fieldName(key)].join("."),
         detail: "unknown field",
       }));
     }
-    return [{ field: path.join(".") || "body", detail: issue.message }];
+    const missing = issue.code === "invalid_type" && issue.message.endsWith("received undefined");
+    return [{ field: path.join(".") || "body", detail: missing ? "is missing" : issue.message }];
   });
+  return faults.slice(0, faultsMax);
 }
 
 /** A field may have been sent without a name. */
@@ -60,8 +65,9 @@ export function readQuery(search: string): Record<string, string> {
     } else query[name] = value;
   }
   if (faults.length > 0) {
-    const names = faults.map((f) => f.field).join(", ");
-    throw new AppError("bad_request", `The query is not valid: ${names}.`, { errors: faults });
+    const errors = faults.slice(0, faultsMax);
+    const names = errors.map((f) => f.field).join(", ");
+    throw new AppError("bad_request", `The query is not valid: ${names}.`, { errors });
   }
   return query;
 }

@@ -4,7 +4,7 @@ import type { AppEnv } from "../http/exchange";
 import { problems } from "../http/openapi";
 import { isLoopback, type Config } from "../config";
 import { AppError } from "../errors";
-import { wasForwarded } from "../http/policy";
+import { isLocal } from "../http/policy";
 import { version } from "../version";
 import type { Metrics } from "./metrics";
 
@@ -104,7 +104,7 @@ export function operationRoutes({ config, metrics, now, ready, signalsFault }: D
     .openapi(metric, async (c) => {
       const request = c.req.raw;
       const peer = c.env.server?.requestIP(request)?.address ?? "";
-      const direct = isLoopback(peer.replace(/^::ffff:/, "")) && !wasForwarded(request.headers);
+      const direct = isLoopback(peer.replace(/^::ffff:/, "")) && isLocal(config, request.headers);
       if (!direct && !bearerMatches(c.req.header("authorization") ?? null, config.metricsTokens)) {
         throw new AppError("unauthorized", "Metrics need METRICS_TOKEN as a Bearer token.", {
           headers: { "WWW-Authenticate": 'Bearer realm="metrics"' },

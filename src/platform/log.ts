@@ -39,10 +39,13 @@ const destinations = new WeakMap<Logger, ReturnType<typeof pino.destination>>();
 
 /** The last act of a process: waits until all lines are out, but not for a reader that stalls. */
 export async function endLog(log: Logger): Promise<void> {
+  const destination = destinations.get(log);
+  if (!destination) return;
   await new Promise<void>((resolve) => {
     setTimeout(resolve, flushMs);
-    log.flush(() => resolve());
+    destination.once("close", () => resolve());
+    destination.end();
   });
   // Else the library would write what is left at the exit, and wait for that reader there.
-  destinations.get(log)?.destroy();
+  destination.destroy();
 }

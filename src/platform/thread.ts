@@ -42,10 +42,6 @@ export class Thread {
     this.#options = options;
   }
 
-  get pending(): number {
-    return this.#pending.size;
-  }
-
   /** @throws AppError what the thread answered, or 503 when it is full or died. */
   call<T>(method: string, args: unknown): Promise<T> {
     if (this.#pending.size >= this.#options.pendingMax) {
@@ -70,8 +66,8 @@ export class Thread {
       worker.postMessage({ id, method: "close", args: null } satisfies ThreadRequest);
       setTimeout(done, endMs).unref();
     });
-    worker.terminate();
     this.#fail("The server is stopping.");
+    worker.terminate();
   }
 
   #spawn(): Worker {
@@ -87,6 +83,11 @@ export class Thread {
     worker.addEventListener("error", (event) => {
       this.#options.onEvent("died", { error: event.message });
       if (this.#worker === worker) this.#fail("A thread of the server died.");
+    });
+    worker.addEventListener("close", () => {
+      if (this.#worker !== worker) return;
+      this.#options.onEvent("ended", {});
+      this.#fail("A thread of the server ended.");
     });
     worker.postMessage({ id: 0, method: "start", args: this.#options.start });
     return worker;

@@ -7,14 +7,14 @@ const CLOSED_MS_MAX = 20_000;
 
 const stalls: [name: string, text: string, drip: string][] = [
   ["nothing said", "", ""],
-  ["idle after an answer", `GET ${LATEST} HTTP/1.1\r\nHost: x\r\n\r\n`, ""],
-  ["half a header", `GET ${LATEST} HTTP/1.1\r\nHost: x\r\nX-Slow: a`, ""],
+  ["idle after an answer", `GET ${LATEST} HTTP/1.1\r\nHost: localhost\r\n\r\n`, ""],
+  ["half a header", `GET ${LATEST} HTTP/1.1\r\nHost: localhost\r\nX-Slow: a`, ""],
   [
     "half a body",
-    `POST /api/signals HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${WRITE_TOKEN}\r\nContent-Type: application/json\r\nContent-Length: 9000\r\n\r\n[`,
+    `POST /api/signals HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ${WRITE_TOKEN}\r\nContent-Type: application/json\r\nContent-Length: 9000\r\n\r\n[`,
     "",
   ],
-  ["a header, a byte a second", `GET ${LATEST} HTTP/1.1\r\nHost: x\r\nX-Slow: a`, "a"],
+  ["a header, a byte a second", `GET ${LATEST} HTTP/1.1\r\nHost: localhost\r\nX-Slow: a`, "a"],
 ];
 
 for (const [name, text, drip] of stalls) {

@@ -114,10 +114,10 @@ test("a thousand idle connections and a hundred that stall: others notice nothin
     for (let i = 0; i < 1_000; i += 1) wires.push(await Wire.open(server.url));
     for (let i = 0; i < 100; i += 1) {
       const half = await Wire.open(server.url);
-      const head = `POST /api/signals HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${WRITE_TOKEN}\r\n`;
+      const head = `POST /api/signals HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ${WRITE_TOKEN}\r\n`;
       half.send(`${head}Content-Type: application/json\r\nContent-Length: 200000\r\n\r\n[{"sym`);
       const slow = await Wire.open(server.url);
-      slow.send("GET /api/signals/latest HTTP/1.1\r\nHost: x\r\nX-Slow: a");
+      slow.send("GET /api/signals/latest HTTP/1.1\r\nHost: localhost\r\nX-Slow: a");
       wires.push(half, slow);
     }
     pollers.cut();
@@ -155,7 +155,7 @@ test("readers that ask for everything and take nothing hold bounded memory", asy
     for (let i = 0; i < 40; i += 1) {
       const deaf = await Wire.open(server.url);
       deaf.pause();
-      deaf.send("GET /api/signals/export HTTP/1.1\r\nHost: x\r\n\r\n");
+      deaf.send("GET /api/signals/export HTTP/1.1\r\nHost: localhost\r\n\r\n");
       wires.push(deaf);
     }
     await Bun.sleep(1_500);

@@ -18,7 +18,10 @@ export type Note = (message: string, data?: Record<string, unknown>) => void;
  * @returns how the table is made now; null when there is none.
  */
 export function adopt(db: Database, note: Note, create: boolean): Layout | null {
-  if (booksVersion(db) === 0 && inspect(db)) mustBeSound(db);
+  if (booksVersion(db) === 0) {
+    if (inspect(db)) mustBeSound(db);
+    else mustBeEmpty(db);
+  }
   useWal(db, note);
   migrate(db, note);
   const made = transaction(db, () => {
@@ -53,6 +56,18 @@ function mustBeSound(db: Database): void {
   throw new SetupError(
     `The signal file is damaged: ${damage}. It is left as it is.`,
     "Run `argo-alpine restore BACKUP`, or point SIGNALS_DB elsewhere.",
+  );
+}
+
+/** Somebody else's database must not become ours by a slip of the path. @throws SetupError */
+function mustBeEmpty(db: Database): void {
+  const there = db
+    .query<{ name: string }, []>("SELECT name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")
+    .get();
+  if (!there) return;
+  throw new SetupError(
+    `The file holds "${there.name}" and no table of signals. It is left as it is.`,
+    "Point SIGNALS_DB at the file that the engine writes, or at a new one.",
   );
 }
 
@@ -113,9 +128,12 @@ function track(db: Database, note: Note): void {
   });
 }
 
+const giveWayMs = 150;
+
 /** Each index is a transaction of its own: a build holds the engine's lock while it lasts. */
 function index(db: Database, note: Note): Layout | null {
   for (;;) {
+    let durationMs = 0;
     const done = transaction(db, () => {
       const layout = inspect(db);
       const wanted = layout && indexesFor(layout).find((i) => !layout.indexes[i.name]);
@@ -135,9 +153,12 @@ function index(db: Database, note: Note): Layout | null {
       }
       const begun = performance.now();
       db.run(wanted.sql(name));
-      note("index built", { index: name, duration_ms: Math.round(performance.now() - begun) });
+      durationMs = performance.now() - begun;
+      note("index built", { index: name, duration_ms: Math.round(durationMs) });
       return false;
     });
+    // An engine that waited for the lock comes first: it may give up after a few seconds.
+    if (durationMs > giveWayMs) Bun.sleepSync(giveWayMs);
     if (done) return inspect(db);
   }
 }

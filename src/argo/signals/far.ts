@@ -1,4 +1,5 @@
 import { AppError } from "../../errors";
+import { Gate } from "../../platform/gate";
 import { Thread } from "../../platform/thread";
 import type { Signal } from "./signal";
 import type { SignalReader, Tally } from "./store";
@@ -10,6 +11,9 @@ const nearRowsMax = 500;
 const farRowsMax = 5_000;
 const walksMax = 3;
 const walksWaitingMax = 100;
+/** Exports take turns slice by slice, so that they leave room for everybody else. */
+const slicesMax = 4;
+const slicesWaitingMax = 10_000;
 
 type Options = {
   path: string;
@@ -24,8 +28,8 @@ type Options = {
  */
 export class FarReader implements AsyncDisposable {
   readonly #thread: Thread;
-  readonly #queue: (() => void)[] = [];
-  #walking = 0;
+  readonly #walks = new Gate(walksMax, walksWaitingMax);
+  readonly #slices = new Gate(slicesMax, slicesWaitingMax);
   readonly #joined = new Map<string, Promise<Signal[]>>();
 
   constructor(
@@ -45,7 +49,8 @@ export class FarReader implements AsyncDisposable {
    * @throws AppError 503 when the deadline passes first.
    */
   rows(walk: Omit<Walk, "budget">): Signal[] | Promise<Signal[]> {
-    if (walk.limit + walk.skip > nearRowsMax) return this.#rest(walk, []);
+    const near = walk.limit + walk.skip <= nearRowsMax && this.near.indexed(walk.filter);
+    if (!near) return this.#rest(walk, []);
     const page = this.near.page({ ...walk, budget: nearRowsMax });
     if (page.resume === null) return page.rows;
     return this.#rest(
@@ -61,7 +66,7 @@ export class FarReader implements AsyncDisposable {
 
   /** One stretch of the export as NDJSON lines, without the last line break. */
   slice(sinceId: number, untilId: number, limit: number): Promise<string> {
-    return this.#thread.call("slice", [sinceId, untilId, limit]);
+    return this.#slices.run(() => this.#thread.call<string>("slice", [sinceId, untilId, limit]));
   }
 
   tally(sinceId: number, untilId: number, limit: number): Promise<Tally> {
@@ -96,22 +101,9 @@ export class FarReader implements AsyncDisposable {
   }
 
   /** A few at a time in the order in which they came: all at once, none would be done in time. */
-  async #walk(walk: Omit<Walk, "budget">): Promise<Signal[]> {
-    if (this.#queue.length >= walksWaitingMax) {
-      throw new AppError("unavailable", "Too many long reads are waiting. Try again.", {
-        retryAfterSeconds: 5,
-      });
-    }
+  #walk(walk: Omit<Walk, "budget">): Promise<Signal[]> {
     const until = performance.now() + this.options.deadlineMs;
-    if (this.#walking >= walksMax) await new Promise<void>((go) => this.#queue.push(go));
-    else this.#walking += 1;
-    try {
-      return await this.#steps(walk, until);
-    } finally {
-      const next = this.#queue.shift();
-      if (next) next();
-      else this.#walking -= 1;
-    }
+    return this.#walks.run(() => this.#steps(walk, until));
   }
 
   async #steps(walk: Omit<Walk, "budget">, until: number): Promise<Signal[]> {

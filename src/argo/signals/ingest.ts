@@ -36,12 +36,15 @@ export function readDrafts(body: Uint8Array, nowMs: number, layout: Layout): Dra
   const faults: FieldError[] = [];
   const drafts: Draft[] = [];
   let keys = 0;
+  if (!batch && isWrapped(value)) {
+    refuse([{ field: "signals", detail: "is not sent: post one signal, or an array of them" }]);
+  }
   for (const [index, row] of rows.entries()) {
     const place = batch ? { index } : {};
     const parsed = SignalIn.safeParse(row);
     const errors = parsed.success
       ? faultsOf(parsed.data, nowMs, layout)
-      : fieldErrors(parsed.error);
+      : fieldErrors(parsed.error).map(withHint);
     for (const error of errors) faults.push({ ...error, ...place });
     if (!parsed.success || errors.length > 0) continue;
     keys += Object.keys(parsed.data).length;
@@ -57,6 +60,21 @@ export function readDrafts(body: Uint8Array, nowMs: number, layout: Layout): Dra
   }
   return { drafts, batch };
 }
+
+/** What reads show under another name than writes take. */
+const writtenAs: Record<string, string> = {
+  stop_loss: "stop_price",
+  take_profit: "target_price",
+  price: "entry_price",
+};
+
+function withHint(error: FieldError): FieldError {
+  const other = Object.hasOwn(writtenAs, error.field) ? writtenAs[error.field] : undefined;
+  return other ? { ...error, detail: `${error.detail}: write it as ${other}` } : error;
+}
+
+const isWrapped = (value: unknown): boolean =>
+  typeof value === "object" && value !== null && Object.hasOwn(value, "signals");
 
 /** @throws AppError 400: what is not UTF-8 must not be stored as something else. */
 function utf8(bytes: Uint8Array): string {

@@ -34,6 +34,8 @@ type Options = {
 };
 
 const gzipBytesMin = 1_024;
+/** What an entry costs beside its bytes: headers, mostly. */
+const overheadBytes = 4_096;
 /** A longer query is understood anew each time instead of being kept. */
 const spellingMax = 512;
 
@@ -209,7 +211,7 @@ export class LatestAnswers {
   #hold(plan: Plan, entry: Entry): void {
     // Forgotten meanwhile, or made twice: only what the plans still lead to is counted.
     if (this.#plans.get(plan.key) !== plan || plan.entry?.epoch === entry.epoch) return;
-    const size = entry.plain.body.length;
+    const size = entry.plain.body.length + overheadBytes;
     if (this.#bytes + size > this.options.bytesMax) this.#drop();
     this.#bytes += size;
     entry.held = true;

@@ -23,6 +23,8 @@ export type Layout = {
   has: { strategy: boolean; sha256: boolean; target: boolean; stop: boolean };
   /** Columns that the table requires and that this server does not know how to fill. */
   unfillable: string[];
+  /** True when the table itself says what becomes of a row in conflict, such as IGNORE. */
+  conflicts: boolean;
   /** True when a unique index may make an insert take the place of another row. */
   unique: boolean;
   /** Our indexes that are there, by their name in this file. */
@@ -80,6 +82,7 @@ export function inspect(db: Database): Layout | null {
     unfillable: columns
       .filter((c) => c.notnull === 1 && c.dflt_value === null && c.pk === 0 && !known.has(c.name))
       .map((c) => c.name),
+    conflicts: /\bon\s+conflict\b/i.test(table.sql ?? ""),
     unique: indexes.some((index) => index.unique === 1),
     indexes: {},
     tracked: false,

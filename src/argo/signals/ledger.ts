@@ -42,7 +42,8 @@ export class SignalLedger implements Disposable {
     db: Database,
     readonly layout: Layout,
   ) {
-    const { collation, has, id } = layout;
+    // Said aloud where the table has a rule of its own, which might drop a row in silence.
+    const { collation, conflicts, has, id } = layout;
     const kept = [
       "symbol",
       "action",
@@ -60,7 +61,7 @@ export class SignalLedger implements Disposable {
       return statement;
     };
     this.#insert = prepare(
-      `INSERT INTO "signals" (${kept.map((name) => `"${name}"`).join(",")}) VALUES (${kept.map((name) => `$${name}`).join(",")})`,
+      `INSERT ${conflicts ? "OR ABORT " : ""}INTO "signals" (${kept.map((name) => `"${name}"`).join(",")}) VALUES (${kept.map((name) => `$${name}`).join(",")})`,
     );
     const nullable = (there: boolean, name: string) => (there ? `"${name}" IS $${name}` : "1");
     const stored = has.sha256
@@ -137,10 +138,10 @@ export class SignalLedger implements Disposable {
     for (const statement of this.#statements) statement.finalize();
   }
 
-  #known(values: Bindings, { dedupe, sha256 }: Draft): Row | null {
+  #known(values: Bindings, { dedupe }: Draft): Row | null {
     if (!dedupe) return null;
     const row = this.#same.get(values) as { id: number; sha256: string | null } | null;
-    return row && { id: row.id, sha256: row.sha256 || sha256, duplicate: true };
+    return row && { id: row.id, sha256: row.sha256 ?? "", duplicate: true };
   }
 
   #add(values: Bindings, { sha256, supersedes }: Draft): Row {

@@ -119,8 +119,11 @@ function add(counts: Map<string, number>, name: string, rows: number): void {
 
 const shown = (counts: Counts): Stats => ({
   total: counts.total,
-  by_symbol: Object.fromEntries(counts.symbols),
-  by_strategy: Object.fromEntries(counts.strategies),
-  by_action: Object.fromEntries(counts.actions),
-  by_day: Object.fromEntries(counts.days),
+  by_symbol: inOrder(counts.symbols),
+  by_strategy: inOrder(counts.strategies),
+  by_action: inOrder(counts.actions),
+  by_day: inOrder(counts.days),
 });
+
+const inOrder = (counts: Map<string, number>): Record<string, number> =>
+  Object.fromEntries([...counts].toSorted(([a], [b]) => (a < b ? -1 : 1)));

@@ -6,6 +6,8 @@ import { columns, type ReceivedSignal, type Signal, tidy } from "./signal";
 import {
   type Bindings,
   bindingsOf,
+  type Filter,
+  hasIndex,
   canMatch,
   type Key,
   type Page,
@@ -49,6 +51,7 @@ export class SignalReader implements Disposable {
   readonly #schemaVersion: Statement;
   #layout: Layout | null = null;
   #fault: SetupError | null = null;
+  #condemned: SetupError | null = null;
   #seenData = -1;
   #seenSchema = -1;
   #head: Head = unknownHead;
@@ -65,6 +68,16 @@ export class SignalReader implements Disposable {
   /** What is wrong with the table; null when nothing is, or there is none. */
   get fault(): SetupError | null {
     return this.#fault;
+  }
+
+  /** Answers every read with this fault from now on, until it is called with null. */
+  condemn(fault: SetupError | null): void {
+    if (this.#condemned === fault) return;
+    this.#condemned = fault;
+    // Nothing of what was read before is an answer any more; after null all is looked at anew.
+    this.#seenData = -1;
+    this.#seenSchema = -1;
+    this.#epoch += 1;
   }
 
   /** How the table is made; null while there is none, or none that can be served. */
@@ -94,6 +107,7 @@ export class SignalReader implements Disposable {
    * tables; our change counters tell those apart.
    */
   refresh(): void {
+    if (this.#condemned) throw unfit(this.#condemned);
     const data = firstNumber(this.#dataVersion);
     if (data === this.#seenData) return;
     guarded(() => {
@@ -111,7 +125,9 @@ export class SignalReader implements Disposable {
         head !== unknownHead &&
         head.inserts === was.inserts &&
         head.updates === was.updates &&
-        head.deletes === was.deletes;
+        head.deletes === was.deletes &&
+        // A connection may have triggers switched off.
+        head.maxId === was.maxId;
       if (!unchanged) this.#epoch += 1;
       this.#head = head;
     });
@@ -123,6 +139,17 @@ export class SignalReader implements Disposable {
   look(): Head {
     this.#mustLayout();
     return this.#head;
+  }
+
+  /** Reads one row, whichever is at hand. @throws AppError 503 when that cannot be done. */
+  touch(): void {
+    this.#mustLayout();
+    guarded(() => this.#first('SELECT 1 FROM "signals" LIMIT 1', {}));
+  }
+
+  /** False when a walk with this filter would have to sort: the index for it is not there. */
+  indexed(filter: Filter): boolean {
+    return this.#layout === null || hasIndex(this.#layout, filter);
   }
 
   /** One page of at most `limit` rows, of the file as it was when last looked at or newer. */
@@ -340,9 +367,8 @@ export class SignalReader implements Disposable {
   #mustLayout(): Layout {
     this.refresh();
     if (this.#layout) return this.#layout;
-    const reason = this.#fault
-      ? `${this.#fault.message} ${this.#fault.fix}`
-      : "The signal file has no table of signals at the moment. Try again.";
+    if (this.#fault) throw unfit(this.#fault);
+    const reason = "The signal file has no table of signals at the moment. Try again.";
     throw new AppError("unavailable", reason, { retryAfterSeconds: 1 });
   }
 
@@ -379,6 +405,9 @@ export class SignalReader implements Disposable {
     this.#steps.clear();
   }
 }
+
+const unfit = ({ message, fix }: SetupError): AppError =>
+  new AppError("unavailable", `${message} ${fix}`, { retryAfterSeconds: 5 });
 
 function firstNumber(statement: Statement): number {
   return guarded(() => (statement.values() as number[][])[0]?.[0] ?? -1);

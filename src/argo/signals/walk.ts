@@ -199,4 +199,7 @@ function conditions(layout: Layout, filter: Filter): Conditions {
   return { index: indexes[walked], indexed, residual };
 }
 
+export const hasIndex = (layout: Layout, filter: Filter): boolean =>
+  conditions(layout, filter).index !== undefined;
+
 const whereSql = (where: string[]) => (where.length > 0 ? ` WHERE ${where.join(" AND ")}` : "");

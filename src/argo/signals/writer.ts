@@ -44,6 +44,7 @@ export class SignalWriter implements AsyncDisposable {
   #waitingBytes = 0;
   #running: Promise<void> | null = null;
   #stopping = false;
+  #refused: string | null = null;
   #forgetTimer: Timer;
 
   constructor(options: Options) {
@@ -84,8 +85,9 @@ export class SignalWriter implements AsyncDisposable {
     } while (forgotten > 0 && !this.#stopping);
   }
 
-  /** Stops all writing: the file was found damaged. */
+  /** Stops all writing, and answers posts with this. */
   async refuse(reason: string): Promise<void> {
+    this.#refused = reason;
     await this.#thread.call("refuse", { reason });
   }
 
@@ -95,6 +97,10 @@ export class SignalWriter implements AsyncDisposable {
    */
   async submit(post: Post): Promise<Done> {
     const { key } = post;
+    // Held here too: a thread that died and was started again would not know.
+    if (this.#refused !== null) {
+      throw new AppError("unavailable", this.#refused, { retryAfterSeconds: 300 });
+    }
     if (this.#stopping) throw new AppError("unavailable", "The server is stopping.");
     const bytes = post.body.length;
     if (this.#waiting.length >= waitingMax || this.#waitingBytes + bytes > waitingBytesMax) {

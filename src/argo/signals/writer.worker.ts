@@ -7,6 +7,7 @@ import {
   type Synchronous,
   translate,
 } from "../../platform/sqlite";
+import { fileId } from "../../platform/directory";
 import { emit, serveThread } from "../../platform/thread";
 import { adopt } from "./adopt";
 import { type Drafts, readDrafts } from "./ingest";
@@ -40,10 +41,17 @@ serveThread(({ path, synchronous, checkpointMs }: Start) => {
   /** Why the file could not be adopted, for those who post into it. */
   let unadopted: AppError | SetupError | null = null;
   let dirty = false;
+  let checkpointFault = "";
   let seenVersion = -1;
   let seenSchema = -1;
 
-  const open = (): Database => (db ??= openDatabase(path, "writer", synchronous));
+  let file: string | null = null;
+  function open(): Database {
+    if (db) return db;
+    db = openDatabase(path, "writer", synchronous);
+    file = fileId(path);
+    return db;
+  }
   const note = (message: string, data?: Record<string, unknown>) => emit("note", { message, data });
 
   /** Checkpoints between commits keep the log short, so that the engine seldom has to take one. */
@@ -57,7 +65,9 @@ serveThread(({ path, synchronous, checkpointMs }: Start) => {
       db.run("PRAGMA wal_checkpoint(PASSIVE)");
     } catch (error) {
       // Busy is normal: somebody else checkpoints. The next round tries again.
-      if (sqliteCode(error) !== "SQLITE_BUSY") note("checkpoint failed", { error: String(error) });
+      if (sqliteCode(error) === "SQLITE_BUSY" || String(error) === checkpointFault) return;
+      checkpointFault = String(error);
+      emit("fault", { message: "checkpoint failed", error: checkpointFault });
     }
   }
   setInterval(checkpoint, checkpointMs);
@@ -65,17 +75,14 @@ serveThread(({ path, synchronous, checkpointMs }: Start) => {
   function fail(error: unknown): never {
     // A table made anew or a lock lost: look again at the next call.
     forgetLedger();
-    if (isCorruption(error)) damage = String(error);
-    throw translate(error);
+    const shown = translate(error);
+    if (isCorruption(error) && shown instanceof AppError) damage = shown.detail;
+    throw shown;
   }
 
   function mustBeSound(): void {
     if (damage === null) return;
-    throw new AppError(
-      "unavailable",
-      "The signal file is damaged: nothing is written. Stop the server and run `argo-alpine restore BACKUP`.",
-      { retryAfterSeconds: 300, cause: damage },
-    );
+    throw new AppError("unavailable", damage, { retryAfterSeconds: 300 });
   }
 
   /** Statements left open would keep the file open, and its log beside it. */
@@ -102,6 +109,8 @@ serveThread(({ path, synchronous, checkpointMs }: Start) => {
         throw new AppError("unavailable", "The signal table has just been changed. Try again.");
       }
       const result = work();
+      // Durable in a file that nobody will open again is not durable.
+      if (fileId(path) !== file) throw replaced();
       handle.run("COMMIT");
       dirty = true;
       return result;
@@ -171,6 +180,9 @@ serveThread(({ path, synchronous, checkpointMs }: Start) => {
     },
   };
 });
+
+const replaced = (): AppError =>
+  new AppError("unavailable", "The signal file was replaced under the server. Restart it.");
 
 const schemaVersion = (db: Database): number =>
   db.query<{ schema_version: number }, []>("PRAGMA schema_version").get()?.schema_version ?? -1;

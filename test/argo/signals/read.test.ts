@@ -370,7 +370,7 @@ describe("export", () => {
       try {
         socket.on("error", () => undefined);
         socket.write(
-          `GET /api/signals/export HTTP/1.1\r\nHost: x\r\nAccept-Encoding: ${encoding}\r\n\r\n`,
+          `GET /api/signals/export HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: ${encoding}\r\n\r\n`,
         );
         socket.pause();
         await until(() => bytesRead > 0, "the first slice");

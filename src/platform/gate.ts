@@ -1,0 +1,30 @@
+import { AppError } from "../errors";
+
+/** Lets a few at a time do something, the others in the order in which they came. */
+export class Gate {
+  readonly #queue: (() => void)[] = [];
+  #inside = 0;
+
+  constructor(
+    private readonly insideMax: number,
+    private readonly waitingMax: number,
+  ) {}
+
+  /** @throws AppError 503 when too many wait already. */
+  async run<T>(work: () => Promise<T>): Promise<T> {
+    if (this.#queue.length >= this.waitingMax) {
+      throw new AppError("unavailable", "Too many long reads are waiting. Try again.", {
+        retryAfterSeconds: 5,
+      });
+    }
+    if (this.#inside >= this.insideMax) await new Promise<void>((go) => this.#queue.push(go));
+    else this.#inside += 1;
+    try {
+      return await work();
+    } finally {
+      const next = this.#queue.shift();
+      if (next) next();
+      else this.#inside -= 1;
+    }
+  }
+}
