@@ -1,6 +1,8 @@
 import { closeSync, existsSync, fstatSync, openSync, readSync, realpathSync } from "node:fs";
 import { SetupError } from "../errors";
 
+/** Looks at a log that others keep beginning anew, before it is taken for sound. */
+const looksMax = 20;
 const headerBytes = 32;
 const frameHeaderBytes = 24;
 
@@ -49,11 +51,20 @@ function walDamage(databasePath: string): string | null {
     return null;
   }
   try {
-    return inspect(fd, fstatSync(fd).size);
+    for (let look = 0; look < looksMax; look += 1) {
+      const header = headerOf(fd);
+      const damage = inspect(fd, fstatSync(fd).size);
+      // A log that was begun anew meanwhile was read half of one round and half of another.
+      if (damage === null || header === headerOf(fd)) return damage;
+    }
+    return null;
   } finally {
     closeSync(fd);
   }
 }
+
+const headerOf = (fd: number): string =>
+  Buffer.from(read(fd, 0, headerBytes).buffer).toString("hex");
 
 function inspect(fd: number, size: number): string | null {
   if (size < headerBytes) return null;
