@@ -11,7 +11,7 @@ import { preflight } from "./http/policy";
 import type { AppEnv, Exchange } from "./http/exchange";
 import { problem } from "./http/respond";
 import type { Logger } from "./platform/log";
-import { operationRoutes } from "./platform/health";
+import { operationRoutes } from "./http/health";
 import { version } from "./version";
 
 /** Of both Bun sends what HTTP allows: to HEAD the headers alone. */

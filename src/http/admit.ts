@@ -38,7 +38,9 @@ export class Admission {
       const resetAtSeconds = Math.ceil((resetTime?.getTime() ?? 0) / 1000);
       const resetSeconds = Math.max(1, resetAtSeconds - Math.floor(options.now() / 1000));
       const allowed = used <= limit;
-      return (c.env.verdict = { allowed, limit, remaining, resetSeconds, resetAtSeconds });
+      const windowSeconds = Math.ceil(options.windowMs / 1000);
+      const shown = allowed ? Math.min(resetSeconds, windowSeconds) : resetSeconds;
+      return (c.env.verdict = { allowed, limit, remaining, resetSeconds: shown, resetAtSeconds });
     };
     const limit = rateLimiter<AppEnv>({
       limit: options.limit,

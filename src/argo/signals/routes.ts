@@ -218,7 +218,7 @@ export function signalRoutes({ config, argo, admission, metrics, poll }: Deps) {
       },
     }),
     async (c) => {
-      mustBeJson(c.req.header("content-type"));
+      mustBeJson(c.req.header("content-type"), c.req.header("content-encoding"));
       const body = new Uint8Array(await c.req.arrayBuffer());
       const key = idempotencyKey(c.req.header("idempotency-key"), c.env.principalId ?? "");
       const done = await argo.writer.submit({ body, key });
@@ -237,7 +237,12 @@ function found<T>(value: T | null, detail: string): T {
   return value;
 }
 
-function mustBeJson(contentType: string | undefined): void {
+function mustBeJson(contentType: string | undefined, encoding: string | undefined): void {
+  if (encoding !== undefined && encoding !== "identity") {
+    throw new AppError("unsupported_media_type", "The body must be sent without encoding.", {
+      headers: { "Accept-Encoding": "identity" },
+    });
+  }
   if (/^application\/json\s*(;\s*charset="?utf-8"?\s*)?$/i.test(contentType ?? "")) return;
   throw new AppError("unsupported_media_type", "The body must be application/json in UTF-8.", {
     headers: { Accept: "application/json" },

@@ -5,14 +5,13 @@ export const SIGNALS_PER_POST_MAX = 1_000;
 /** Seconds that a producer's clock may run ahead. */
 export const TIMESTAMP_AHEAD_SECONDS_MAX = 300;
 
-/** Printable text without lone surrogates: what a symbol or strategy may be. */
+/** Printable text, without lone surrogates and without what turns its direction: what a symbol or strategy may be. */
 const label = (name: string) =>
   z
     .string()
     .min(1)
     .max(64)
-    // oxlint-disable-next-line no-control-regex -- control characters are what is refused
-    .refine((text) => text.isWellFormed() && !/[\u0000-\u001f\u007f]/.test(text), {
+    .refine((text) => text.isWellFormed() && !/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/u.test(text), {
       message: "must be printable text",
     })
     .openapi({ description: name, example: name === "Symbol" ? "SPX" : "weighted_consensus" });

@@ -1,12 +1,12 @@
 import { createRoute, OpenAPIHono, z } from "@hono/zod-openapi";
-import { bearerMatches } from "../http/guard";
-import type { AppEnv } from "../http/exchange";
-import { problems } from "../http/openapi";
+import { bearerMatches } from "./guard";
+import type { AppEnv } from "./exchange";
+import { problems } from "./openapi";
 import { isLoopback, type Config } from "../config";
 import { AppError } from "../errors";
-import { isLocal } from "../http/policy";
+import { isLocal } from "./policy";
 import { version } from "../version";
-import type { Metrics } from "./metrics";
+import type { Metrics } from "../platform/metrics";
 
 export type CheckState = "healthy" | "unhealthy" | "starting" | "disabled";
 
