@@ -57,7 +57,7 @@ function mustBeReadable(file: string): { size: number } {
 function openTable(file: string): Source {
   const reader = openReader(file);
   const head = reader.head.maxId;
-  let at = 0;
+  let at = Number.MIN_SAFE_INTEGER;
   async function* entries(): AsyncGenerator<Entry[]> {
     using _reader = reader;
     for (;;) {
