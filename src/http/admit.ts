@@ -25,9 +25,13 @@ export class Admission {
 
   /** Admits a writer, or throws 401 or 403. Ingest is bounded by its queue, not by this limit. */
   writer(request: Request, exchange: Exchange): Principal {
-    const principal = this.#identify(request, exchange, () => this.guard.writer(request.headers));
-    exchange.principalId = principal.id;
-    return principal;
+    try {
+      const principal = this.guard.writer(request.headers);
+      exchange.principalId = principal.id;
+      return principal;
+    } catch (error) {
+      throw this.#refused(error, request, exchange);
+    }
   }
 
   /** The same as `reader`, as middleware, for the routes that are not the poll. */
@@ -62,23 +66,25 @@ export class Admission {
   }
 
   #readerKey(request: Request, exchange: Exchange): string {
-    const principal = this.#identify(request, exchange, () => this.guard.reader(request.headers));
+    const principal = this.#reader(request, exchange);
     exchange.principalId = principal?.id;
     return principal?.id ?? this.#addressKey(request, exchange);
   }
 
-  /** A refused token counts against its address: guessing is bounded like reading. */
-  #identify<T>(request: Request, exchange: Exchange, who: () => T): T {
+  #reader(request: Request, exchange: Exchange): Principal | null {
     try {
-      return who();
+      return this.guard.reader(request.headers);
     } catch (error) {
-      if (error instanceof AppError && error.code === "unauthorized") {
-        const verdict = this.limiter.take(this.#addressKey(request, exchange));
-        exchange.verdict = verdict;
-        if (!verdict.allowed) throw limitExceeded(this.limiter.options, verdict);
-      }
-      throw error;
+      throw this.#refused(error, request, exchange);
     }
+  }
+
+  /** A refused token counts against its address: guessing is bounded like reading. */
+  #refused(error: unknown, request: Request, exchange: Exchange): unknown {
+    if (!(error instanceof AppError) || error.code !== "unauthorized") return error;
+    const verdict = this.limiter.take(this.#addressKey(request, exchange));
+    exchange.verdict = verdict;
+    return verdict.allowed ? error : limitExceeded(this.limiter.options, verdict);
   }
 
   #addressKey(request: Request, exchange: Exchange): string {
