@@ -12,8 +12,8 @@ export class Cursors {
   constructor(private readonly secret: () => Uint8Array) {}
 
   /** @returns base64url text. */
-  write(key: Key, filter: string): string {
-    const place = Buffer.from(JSON.stringify([key.timestamp, key.id]));
+  write({ timestamp, id, exact }: Key, filter: string): string {
+    const place = Buffer.from(JSON.stringify(exact ? [exact] : [timestamp, id]));
     return Buffer.concat([this.#mac(place, filter), place]).toString("base64url");
   }
 
@@ -30,8 +30,10 @@ export class Cursors {
         errors: [{ field: "cursor", detail: "is not a cursor of this list and this filter" }],
       });
     }
-    const [timestamp, id] = JSON.parse(place.toString()) as [Key["timestamp"], number];
-    return { timestamp, id };
+    const key = JSON.parse(place.toString()) as [string] | [Key["timestamp"], number];
+    if (key.length === 2) return { timestamp: key[0], id: key[1] };
+    const [exact] = key;
+    return { timestamp: exact.startsWith("null:") ? null : "", id: 0, exact };
   }
 
   #mac(place: Uint8Array, filter: string): Buffer {

@@ -4,6 +4,7 @@ import type { FarReader } from "./far";
 import type { ListQuery } from "./schema";
 import type { ReceivedSignal } from "./signal";
 import type { SignalReader } from "./store";
+import type { Key } from "./walk";
 
 export type SignalListPage = {
   signals: ReceivedSignal[];
@@ -35,12 +36,11 @@ export async function listSignals(
     limit: limit + 1,
     skip: 0,
     received: true,
-  })) as ReceivedSignal[];
-  const signals = rows.slice(0, limit);
-  const last = signals.at(-1);
+  })) as (ReceivedSignal & Key)[];
+  const last = rows.at(limit - 1);
   const more = rows.length > limit && last !== undefined;
   return {
-    signals,
+    signals: rows.slice(0, limit).map(({ exact: _, ...signal }) => signal),
     next_cursor: more ? cursors.write(last, bound) : null,
     has_more: more,
   };

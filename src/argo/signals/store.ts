@@ -11,6 +11,7 @@ import {
   canMatch,
   type Key,
   type Page,
+  placeOf,
   shapeKey,
   stepSql,
   type StepSql,
@@ -313,8 +314,10 @@ export class SignalReader implements Disposable {
       bindings["offset"] = budget - 1;
       watch?.(sql.boundary, bindings);
       boundary = this.#first<Key>(sql.boundary, bindings);
-      bindings["stopTs"] = boundary?.timestamp ?? null;
-      bindings["stopId"] = boundary?.id ?? null;
+      const stop = boundary ? placeOf(boundary) : null;
+      bindings["stopTs"] = stop?.timestamp ?? null;
+      bindings["stopIsText"] = boundary?.exact?.startsWith("text:") ? 1 : 0;
+      bindings["stopId"] = stop?.id ?? null;
     }
     const chosen = boundary ? sql.bounded : sql.open;
     watch?.(chosen, bindings);

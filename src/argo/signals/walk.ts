@@ -18,8 +18,12 @@ export type Filter = {
   until?: string | undefined;
 };
 export type Order = "desc" | "asc";
-/** A place in the order of a list; a null timestamp comes last in `desc`. */
-export type Key = { timestamp: string | number | null; id: number };
+/**
+ * A place in the order of a list; a null timestamp comes last in `desc`. Where the values as read
+ * would not find the row again (a blob, bytes that are not UTF-8, an id that a double rounds),
+ * `exact` spells them out: type, hex of the timestamp, id.
+ */
+export type Key = { timestamp: string | null; id: number; exact?: string | null };
 
 export type Walk = {
   filter: Filter;
@@ -30,6 +34,7 @@ export type Walk = {
   skip: number;
   /** Rows that may be visited. */
   budget: number;
+  /** True for the rows of lists: they say when they came, and their exact place for the cursor. */
   received: boolean;
 };
 export type Page = {
@@ -39,13 +44,16 @@ export type Page = {
   resume: Key | null;
 };
 
-export type Bindings = Record<string, string | number | null>;
+export type Bindings = Record<string, string | number | bigint | Uint8Array | null>;
 
-/** Where rows with a timestamp begin in `asc`, after those without one. */
-const firstTimed: Key = Object.freeze({ timestamp: "", id: -1 });
+/** Where rows with a timestamp begin in `asc`, after those without one: before every id. */
+const firstTimed: Key = Object.freeze({ timestamp: "", id: -Infinity });
 
-/** From where a step goes: the very start, a place among the timed rows, or among those without. */
-type Start = "top" | "timed" | "untimed";
+/**
+ * From where a step goes: the very start, a place among the timed rows (`timedRaw`: by the bytes
+ * of a text that is not UTF-8), or among those without a timestamp.
+ */
+type Start = "top" | "timed" | "timedRaw" | "untimed";
 
 /**
  * The SQL of one bounded step of a walk. Conditions that an index answers in order come first; the
@@ -102,19 +110,27 @@ export function zoneOf(
       : { start: "untimed", next: firstTimed };
   }
   if (after.timestamp === null) return { start: "untimed", next: down ? null : firstTimed };
-  const isFirst = after.timestamp === firstTimed.timestamp && after.id === firstTimed.id;
-  return { start: isFirst ? "top" : "timed", next: withUntimed && down ? untimedFrom(true) : null };
+  const raw = after.exact?.startsWith("text:");
+  const start = after.id === firstTimed.id ? "top" : raw ? "timedRaw" : "timed";
+  return { start, next: withUntimed && down ? untimedFrom(true) : null };
 }
 
-const untimedFrom = (down: boolean): Key => ({
-  timestamp: null,
-  id: down ? Number.MAX_SAFE_INTEGER : Number.MIN_SAFE_INTEGER,
-});
+const untimedFrom = (down: boolean): Key => ({ timestamp: null, id: down ? Infinity : -Infinity });
+
+/** The values of a place as SQLite compares them. */
+export function placeOf({ timestamp, id, exact }: Key): {
+  timestamp: string | Uint8Array | null;
+  id: number | bigint;
+} {
+  const [type, hex = "", exactId = ""] = exact?.split(":") ?? [];
+  if (type === undefined) return { timestamp, id };
+  return { timestamp: type === "null" ? null : Buffer.from(hex, "hex"), id: BigInt(exactId) };
+}
 
 /** The values of a step; those that its SQL does not name are ignored. */
 export function bindingsOf({ filter, order }: Walk, after: Key | null): Bindings {
   const { symbol, strategy, action, minConfidence, since, until } = filter;
-  const from = after ?? untimedFrom(order === "desc");
+  const from = placeOf(after ?? untimedFrom(order === "desc"));
   return {
     symbol: symbol ?? null,
     strategy: strategy ?? null,
@@ -137,12 +153,17 @@ export function stepSql({ layout, corrections, received, order, start, filter }:
   if (untimed) where.push(`${ts} IS NULL`, `${id} ${before} $afterId`);
   else if (layout.timestampNullable) where.push(`${ts} IS NOT NULL`);
   if (start === "timed") where.push(`(${ts}, ${id}) ${before} ($afterTs, $afterId)`);
-  const stop = untimed ? `${id} ${upTo} $stopId` : `(${ts}, ${id}) ${upTo} ($stopTs, $stopId)`;
+  if (start === "timedRaw") {
+    where.push(`(${ts}, ${id}) ${before} (CAST($afterTs AS TEXT), $afterId)`);
+  }
+  const stopTs = `iif($stopIsText, CAST($stopTs AS TEXT), $stopTs)`;
+  const stop = untimed ? `${id} ${upTo} $stopId` : `(${ts}, ${id}) ${upTo} (${stopTs}, $stopId)`;
   const by = index ? `INDEXED BY "${index}"` : "";
   const ordered = untimed
     ? `ORDER BY ${id} ${direction}`
     : `ORDER BY ${ts} ${direction}, ${id} ${direction}`;
-  const select = `SELECT ${columns(layout, corrections, received, by)}`;
+  const place = exactPlace(layout);
+  const select = `SELECT ${received ? `${place}, ` : ""}${columns(layout, corrections, received, by)}`;
   // "+" before a bound limit: a bare one makes SQLite prepare the statement anew at each bind,
   // which doubles the cost of a page.
   const rows = (conditions: string[]) =>
@@ -151,10 +172,17 @@ export function stepSql({ layout, corrections, received, order, start, filter }:
     boundary:
       residual.length === 0
         ? null
-        : `SELECT ${ts} AS timestamp, ${id} AS id FROM "signals" ${by}${whereSql(where)} ${ordered} LIMIT 1 OFFSET +$offset`,
+        : `SELECT ${ts} AS timestamp, ${id} AS id, ${place} FROM "signals" ${by}${whereSql(where)} ${ordered} LIMIT 1 OFFSET +$offset`,
     open: rows([...where, ...residual]),
     bounded: rows([...where, stop, ...residual]),
   };
+}
+
+/** SQL of `Key.exact`: null where timestamp and id are read just as they are stored. */
+function exactPlace({ id, timestamp: ts }: Layout): string {
+  const plainText = `(${ts} IS NULL OR typeof(${ts}) = 'text' AND ${ts} NOT GLOB '*[^ -~]*')`;
+  const plainId = `${id} BETWEEN ${Number.MIN_SAFE_INTEGER} AND ${Number.MAX_SAFE_INTEGER}`;
+  return `iif(${plainText} AND ${plainId}, NULL, typeof(${ts}) || ':' || hex(${ts}) || ':' || ${id}) AS exact`;
 }
 
 type Conditions = {
