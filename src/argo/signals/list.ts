@@ -40,8 +40,12 @@ export async function listSignals(
   const last = rows.at(limit - 1);
   const more = rows.length > limit && last !== undefined;
   return {
-    signals: rows.slice(0, limit).map(({ exact: _, ...signal }) => signal),
+    signals: rows.slice(0, limit).map(withoutPlace),
     next_cursor: more ? cursors.write(last, bound) : null,
     has_more: more,
   };
+}
+
+function withoutPlace({ exact: _exact, ...signal }: ReceivedSignal & Key): ReceivedSignal {
+  return signal;
 }
