@@ -34,6 +34,7 @@ const list = z.string().transform((text) =>
 const tokens = list.pipe(
   z.array(z.string().regex(/^[\x21-\x7e]{16,}$/, "each token needs 16 or more visible characters")),
 );
+const secrets = list.pipe(z.array(z.string().min(32, "each secret needs 32 or more characters")));
 const origins = list.pipe(
   z.array(
     z.string().refine((origin) => {
@@ -45,7 +46,23 @@ const origins = list.pipe(
 );
 
 /** Secrets, each of which may also come as NAME_FILE. */
-const secretNames = ["ARGO_WRITE_TOKEN", "ARGO_READ_TOKEN", "METRICS_TOKEN"] as const;
+const secretNames = [
+  "ARGO_WRITE_TOKEN",
+  "ARGO_READ_TOKEN",
+  "METRICS_TOKEN",
+  "DATABASE_URL",
+  "REDIS_URL",
+  "REDIS_PASSWORD",
+  "JWT_SECRET",
+  "SMTP_URL",
+] as const;
+
+const url = (...protocols: string[]) =>
+  z.string().refine(
+    (text) => URL.canParse(text) && protocols.includes(new URL(text).protocol),
+    // Never the text itself: it may hold a password.
+    `must be a URL that begins with ${protocols.map((protocol) => `${protocol}//`).join(" or ")}`,
+  );
 
 /** Every variable that is read, as .env.example documents it. */
 export const Variables = z.object({
@@ -67,8 +84,23 @@ export const Variables = z.object({
   LOG_LEVEL: z.enum(["fatal", "error", "warn", "info", "debug", "trace", "silent"]).default("info"),
   DEBUG: z.string().default("false").pipe(flag),
   METRICS_TOKEN: z.string().default("").pipe(tokens),
+  DATABASE_URL: url("postgres:", "postgresql:").optional(),
+  DB_POOL_SIZE: z.string().default("20").pipe(count(1, 1_000)),
+  DB_MAX_OVERFLOW: z.string().default("10").pipe(count(0, 1_000)),
+  DB_POOL_RECYCLE: z.string().default("3600").pipe(count(1, 1_000_000)),
+  REDIS_URL: url("redis:", "rediss:").optional(),
+  REDIS_HOST: z.string().min(1).optional(),
+  REDIS_PORT: z.string().default("6379").pipe(count(1, 65_535)),
+  REDIS_PASSWORD: z.string().min(1).optional(),
+  CACHE_TTL: z.string().default("300").pipe(count(1, 86_400)),
+  JWT_SECRET: z.string().default("").pipe(secrets),
+  PUBLIC_URL: url("http:", "https:").optional(),
+  SMTP_URL: url("smtp:", "smtps:").optional(),
+  MAIL_FROM: z.string().min(3).default("argo-alpine@localhost"),
+  REQUIRE_VERIFIED_EMAIL: z.string().default("false").pipe(flag),
 });
 
+/** Which planes a process runs: `argo` serves signals and knows no accounts. */
 export const roles = ["all", "argo"] as const;
 export type Role = (typeof roles)[number];
 
@@ -94,6 +126,21 @@ export type Config = Readonly<{
   compression: boolean;
   shutdownDelaySeconds: number;
   logLevel: string;
+  /** Null: the embedded Postgres under the data directory. */
+  databaseUrl: string | null;
+  dbPoolSize: number;
+  dbMaxOverflow: number;
+  dbPoolRecycleSeconds: number;
+  /** Null: everything that Redis would hold is held in process. */
+  redisUrl: string | null;
+  cacheTtlSeconds: number;
+  /** The first signs, all verify; empty: one is made and kept under the data directory. */
+  jwtSecrets: readonly string[];
+  /** Where users reach this server, for the links in mails; null: where it listens. */
+  publicUrl: string | null;
+  smtpUrl: string | null;
+  mailFrom: string;
+  requireVerifiedEmail: boolean;
 }>;
 
 /** True for the hosts that only this machine can reach. */
@@ -120,6 +167,7 @@ export function readConfig(env: Record<string, string | undefined>, role: Role =
     );
   }
   const v = parsed.data;
+  mustFit(role, v);
   const dataDir = resolve(v.DATA_DIR);
   return Object.freeze({
     role,
@@ -141,7 +189,43 @@ export function readConfig(env: Record<string, string | undefined>, role: Role =
     compression: v.ENABLE_COMPRESSION,
     shutdownDelaySeconds: v.SHUTDOWN_DELAY_SECONDS,
     logLevel: v.DEBUG ? "debug" : v.LOG_LEVEL,
+    databaseUrl: v.DATABASE_URL ?? null,
+    dbPoolSize: v.DB_POOL_SIZE,
+    dbMaxOverflow: v.DB_MAX_OVERFLOW,
+    dbPoolRecycleSeconds: v.DB_POOL_RECYCLE,
+    redisUrl: v.REDIS_URL ?? redisUrl(v),
+    cacheTtlSeconds: v.CACHE_TTL,
+    jwtSecrets: v.JWT_SECRET,
+    publicUrl: v.PUBLIC_URL?.replace(/\/+$/, "") ?? null,
+    smtpUrl: v.SMTP_URL ?? null,
+    mailFrom: v.MAIL_FROM,
+    requireVerifiedEmail: v.REQUIRE_VERIFIED_EMAIL,
   });
+}
+
+function redisUrl(v: z.infer<typeof Variables>): string | null {
+  if (v.REDIS_HOST === undefined) return null;
+  const password =
+    v.REDIS_PASSWORD === undefined ? "" : `:${encodeURIComponent(v.REDIS_PASSWORD)}@`;
+  const host = v.REDIS_HOST.includes(":") ? `[${v.REDIS_HOST}]` : v.REDIS_HOST;
+  return `redis://${password}${host}:${v.REDIS_PORT}`;
+}
+
+/** What the variables say together. @throws SetupError that names the fix. */
+function mustFit(role: Role, v: z.infer<typeof Variables>): void {
+  if (role === "argo") return;
+  if (v.DATABASE_URL !== undefined && v.JWT_SECRET.length === 0) {
+    throw new SetupError(
+      "DATABASE_URL needs a JWT_SECRET: processes that share accounts must share it.",
+      "Make one with `openssl rand -hex 32`, or let `argo-alpine init` write all secrets.",
+    );
+  }
+  if (v.REQUIRE_VERIFIED_EMAIL && v.SMTP_URL === undefined) {
+    throw new SetupError(
+      "REQUIRE_VERIFIED_EMAIL needs a way to send mail.",
+      "Set SMTP_URL, such as smtps://user:password@mail.example.com.",
+    );
+  }
 }
 
 function readSecretFile(given: Record<string, string | undefined>, name: string): void {

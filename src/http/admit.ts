@@ -3,7 +3,7 @@ import { type RateLimitInfo, rateLimiter } from "hono-rate-limiter";
 import type { Config } from "../config";
 import { AppError } from "../errors";
 import type { AppEnv, Exchange } from "./exchange";
-import type { Guard, Principal } from "./guard";
+import type { Guard, Principal, Scope } from "./guard";
 import { limitExceeded, type SlidingWindow, type Verdict } from "./limit";
 import { addressKey, clientAddress } from "./policy";
 
@@ -15,20 +15,20 @@ export class Admission {
     readonly limiter: SlidingWindow,
   ) {}
 
-  /** Admits a reader, or throws 401, 403 or 429. Synchronous: the poll path calls it directly. */
-  reader(request: Request, exchange: Exchange): void {
+  /**
+   * Admits a reader, or throws 401, 403 or 429. The poll path calls it directly: a promise only
+   * for a session that is met for the first time.
+   */
+  reader(request: Request, exchange: Exchange): void | Promise<void> {
     const key = this.#readerKey(request, exchange);
-    const verdict = this.limiter.take(key);
-    exchange.verdict = verdict;
-    if (!verdict.allowed) throw limitExceeded(this.limiter.options, verdict);
+    if (key instanceof Promise) return key.then((found) => this.#admit(found, exchange));
+    this.#admit(key, exchange);
   }
 
-  /** Admits a writer, or throws 401 or 403. Ingest is bounded by its queue, not by this limit. */
-  writer(request: Request, exchange: Exchange): Principal {
+  /** Admits who holds the scope, unlimited: ingest is bounded by its queue. @throws 401 or 403. */
+  async holder(request: Request, exchange: Exchange, scope: Scope): Promise<Principal> {
     try {
-      const principal = this.guard.writer(request.headers);
-      exchange.principalId = principal.id;
-      return principal;
+      return (exchange.principal = await this.guard.holder(request.headers, scope));
     } catch (error) {
       throw this.#refused(error, request, exchange);
     }
@@ -36,6 +36,22 @@ export class Admission {
 
   /** The same as `reader`, as middleware, for the routes that are not the poll. */
   readers(): MiddlewareHandler<AppEnv> {
+    return this.#limited((c) => this.#readerKey(c.req.raw, c.env));
+  }
+
+  /** Limited like readers: those who hold the scope, who are then `c.env.principal`. */
+  holders(scope: Scope): MiddlewareHandler<AppEnv> {
+    return this.#limited(async (c) => (await this.holder(c.req.raw, c.env, scope)).id);
+  }
+
+  /** Limited like readers, by address: those whom nobody knows yet. */
+  strangers(): MiddlewareHandler<AppEnv> {
+    return this.#limited((c) => this.#addressKey(c.req.raw, c.env));
+  }
+
+  #limited(
+    keyGenerator: (c: Context<AppEnv>) => string | Promise<string>,
+  ): MiddlewareHandler<AppEnv> {
     const { options } = this.limiter;
     const note = (c: Context<AppEnv>): Verdict => {
       const { limit, used, remaining, resetTime } = c.get("rateLimit" as never) as RateLimitInfo;
@@ -51,13 +67,13 @@ export class Admission {
       windowMs: options.windowMs,
       // Written from the verdict with all the other headers, on refusals too.
       standardHeaders: false,
-      keyGenerator: (c) => this.#readerKey(c.req.raw, c.env),
+      keyGenerator,
       store: this.limiter,
       handler: (c) => {
         throw limitExceeded(options, note(c));
       },
     });
-    return async function readers(c, next) {
+    return async function limited(c, next) {
       return limit(c, async () => {
         note(c);
         await next();
@@ -65,18 +81,31 @@ export class Admission {
     };
   }
 
-  #readerKey(request: Request, exchange: Exchange): string {
-    const principal = this.#reader(request, exchange);
-    exchange.principalId = principal?.id;
-    return principal?.id ?? this.#addressKey(request, exchange);
+  #admit(key: string, exchange: Exchange): void {
+    const verdict = this.limiter.take(key);
+    exchange.verdict = verdict;
+    if (!verdict.allowed) throw limitExceeded(this.limiter.options, verdict);
   }
 
-  #reader(request: Request, exchange: Exchange): Principal | null {
+  #readerKey(request: Request, exchange: Exchange): string | Promise<string> {
     try {
-      return this.guard.reader(request.headers);
+      const principal = this.guard.reader(request.headers);
+      if (!(principal instanceof Promise)) return this.#keyOf(principal, request, exchange);
+      return principal.then(
+        (found) => this.#keyOf(found, request, exchange),
+        (error: unknown) => {
+          throw this.#refused(error, request, exchange);
+        },
+      );
     } catch (error) {
       throw this.#refused(error, request, exchange);
     }
+  }
+
+  #keyOf(principal: Principal | null, request: Request, exchange: Exchange): string {
+    if (principal === null) return this.#addressKey(request, exchange);
+    exchange.principal = principal;
+    return principal.id;
   }
 
   /** A refused token counts against its address: guessing is bounded like reading. */

@@ -54,7 +54,7 @@ export function createEdge(deps: EdgeDeps): (handler: Handler) => Fetch {
         dress,
         bodiless: false,
         streamed: false,
-        principalId: undefined,
+        principal: undefined,
         verdict: undefined,
       };
       const answer = handled(handler, request, exchange);
@@ -124,7 +124,7 @@ export function createEdge(deps: EdgeDeps): (handler: Handler) => Fetch {
         route,
         status,
         duration_ms: Math.round(durationMs * 100) / 100,
-        principal: exchange.principalId,
+        principal: exchange.principal?.id,
       },
       "request",
     );

@@ -1,4 +1,5 @@
 import type { Server } from "bun";
+import type { Principal } from "./guard";
 import type { Verdict } from "./limit";
 
 /** What one request carries through Hono as `c.env`. */
@@ -17,8 +18,8 @@ export type Exchange = {
   bodiless: boolean;
   /** Set by a handler whose body is produced while it is sent. */
   streamed: boolean;
-  /** Who asked, for the log; set once it is known. */
-  principalId: string | undefined;
+  /** Who asked; set once it is known. */
+  principal: Principal | undefined;
   /** What the limiter said, for the headers; set on limited routes. */
   verdict: Verdict | undefined;
 };

@@ -3,17 +3,42 @@ import type { Config } from "../config";
 import { AppError } from "../errors";
 import { isLocal } from "./policy";
 
-export type Scope = "signals:read" | "signals:write";
+/** What keys can be given, and `account` and `admin:write`, which only a session carries. */
+export type Scope = "signals:read" | "signals:write" | "admin:read" | "admin:write" | "account";
 
-/** Who asks. `id` names a token without telling it. */
-export type Principal = { id: string; scope: Scope };
+/** Who asks. `id` names a token or a user without telling a secret; limits count by it. */
+export type Principal = {
+  id: string;
+  scopes: ReadonlySet<Scope>;
+  /** Absent for the operator's static tokens. */
+  account?: Account;
+};
+
+export type Account = {
+  userId: string;
+  tier: string;
+  role: string;
+  sessionId?: string;
+  keyId?: string;
+};
+
+/** Knows the holders of keys and of sessions. */
+export type Credentials = {
+  /** The holder of an `Authorization` header that was found good before and still is. */
+  recall(authorization: string): Principal | undefined;
+  /**
+   * The holder of a Bearer secret; null when nobody is.
+   * @throws AppError 503 when that cannot be known.
+   */
+  identify(secret: string, authorization: string): Principal | null | Promise<Principal | null>;
+};
 
 type Token = Principal & { digest: Uint8Array };
 
 const remembered = 1_000;
 const challenge = { headers: { "WWW-Authenticate": 'Bearer realm="argo"' } };
 
-/** Decides who may read and who may write: static tokens, and open reading where configured. */
+/** Decides who may do what: static tokens, keys and sessions, and open reading where configured. */
 export class Guard {
   readonly #tokens: Token[];
   /** Headers that were found good, so that a poll costs one look-up instead of a hash. */
@@ -24,6 +49,7 @@ export class Guard {
       Config,
       "access" | "accessImplied" | "readTokens" | "trustProxyHops" | "writeTokens"
     >,
+    private readonly credentials: Credentials | null = null,
   ) {
     this.#tokens = [
       ...config.readTokens.map((token) => makeToken(token, "signals:read")),
@@ -32,10 +58,11 @@ export class Guard {
   }
 
   /**
-   * Who reads; null for an anonymous reader where reading is open.
+   * Who reads; null for an anonymous reader where reading is open. A promise only for a session
+   * that is met for the first time.
    * @throws AppError 401 without a good token where one is needed, 403 for one of another scope.
    */
-  reader(headers: Headers): Principal | null {
+  reader(headers: Headers): Principal | null | Promise<Principal> {
     const authorization = headers.get("authorization");
     if (authorization !== null) return this.#holder(authorization, "signals:read");
     if (this.config.access === "key") {
@@ -51,41 +78,60 @@ export class Guard {
     return null;
   }
 
-  /** Who writes. @throws AppError 401 or 403. */
-  writer(headers: Headers): Principal {
+  /** Who holds this scope. @throws AppError 401 or 403. */
+  holder(headers: Headers, scope: Scope): Principal | Promise<Principal> {
     const authorization = headers.get("authorization");
-    if (authorization !== null) return this.#holder(authorization, "signals:write");
-    throw new AppError("unauthorized", "A Bearer token is needed to write signals.", challenge);
+    if (authorization !== null) return this.#holder(authorization, scope);
+    throw new AppError("unauthorized", `A Bearer token with ${scope} is needed.`, challenge);
   }
 
-  #holder(authorization: string, scope: Scope): Principal {
-    const principal = this.#good.get(authorization) ?? this.#verify(authorization);
-    if (principal.scope === scope) return principal;
-    throw new AppError("forbidden", `The token does not carry the scope ${scope}.`);
+  #holder(authorization: string, scope: Scope): Principal | Promise<Principal> {
+    const known = this.#good.get(authorization) ?? this.credentials?.recall(authorization);
+    const principal = known ?? this.#identify(authorization);
+    if (principal instanceof Promise) return principal.then((found) => withScope(found, scope));
+    return withScope(principal, scope);
   }
 
-  #verify(authorization: string): Principal {
-    const secret = /^Bearer +(\S+)$/i.exec(authorization)?.[1];
-    const found = secret === undefined ? undefined : this.#match(secret);
-    if (!found) throw new AppError("unauthorized", "The Bearer token is not known.", challenge);
-    const principal: Principal = { id: found.id, scope: found.scope };
-    if (this.#good.size >= remembered) this.#good.clear();
-    this.#good.set(authorization, principal);
-    return principal;
+  #identify(authorization: string): Principal | Promise<Principal> {
+    const secret = bearerSecret(authorization);
+    if (secret === undefined) throw unknown();
+    const token = this.#match(secret);
+    if (token) {
+      if (this.#good.size >= remembered) this.#good.clear();
+      this.#good.set(authorization, token);
+      return token;
+    }
+    const found = this.credentials?.identify(secret, authorization) ?? null;
+    return found instanceof Promise ? found.then(mustBe) : mustBe(found);
   }
 
   /** Compares digests of equal length with every token, so that time tells nothing. */
-  #match(secret: string): Token | undefined {
+  #match(secret: string): Principal | undefined {
     const digest = sha256(secret);
     let found: Token | undefined;
     for (const token of this.#tokens) if (timingSafeEqual(token.digest, digest)) found = token;
-    return found;
+    return found && { id: found.id, scopes: found.scopes };
   }
 }
 
+function withScope(principal: Principal, scope: Scope): Principal {
+  if (principal.scopes.has(scope)) return principal;
+  throw new AppError("forbidden", `The token does not carry the scope ${scope}.`);
+}
+
+function mustBe(principal: Principal | null): Principal {
+  if (principal) return principal;
+  throw unknown();
+}
+
+const unknown = () => new AppError("unauthorized", "The Bearer token is not known.", challenge);
+
+const bearerSecret = (authorization: string): string | undefined =>
+  /^Bearer +(\S+)$/i.exec(authorization)?.[1];
+
 /** True when the header carries one of these tokens, compared in constant time. */
 export function bearerMatches(authorization: string | null, tokens: readonly string[]): boolean {
-  const secret = /^Bearer +(\S+)$/i.exec(authorization ?? "")?.[1];
+  const secret = bearerSecret(authorization ?? "");
   if (secret === undefined) return false;
   const digest = sha256(secret);
   let found = false;
@@ -95,7 +141,8 @@ export function bearerMatches(authorization: string | null, tokens: readonly str
 
 function makeToken(secret: string, scope: Scope): Token {
   const digest = sha256(secret);
-  return { id: `token:${Buffer.from(digest).toString("hex").slice(0, 12)}`, scope, digest };
+  const id = `token:${Buffer.from(digest).toString("hex").slice(0, 12)}`;
+  return { id, scopes: new Set([scope]), digest };
 }
 
 const sha256 = (text: string): Uint8Array => new Bun.CryptoHasher("sha256").update(text).digest();

@@ -32,13 +32,18 @@ export function createPoll(deps: Deps): Poll {
   const duration = metrics.requestDuration.of(labels);
 
   return function poll(request, exchange) {
-    admission.reader(request, exchange);
+    const pending = admission.reader(request, exchange);
+    if (pending) return pending.then(() => answer(request, exchange));
+    return answer(request, exchange);
+  };
+
+  function answer(request: Request, exchange: Exchange): Response | Promise<Response> {
     exchange.dressed = true;
     const { headers, url } = request;
     const at = url.indexOf("?");
     const gzip = config.compression && acceptsGzip(headers.get("accept-encoding"));
     return answers.answer(at < 0 ? "" : url.slice(at), gzip, exchange, send, fail);
-  };
+  }
 
   function send(variant: Variant, exchange: Exchange): Response {
     const { headers } = exchange.request;

@@ -206,7 +206,7 @@ export function signalRoutes({ config, argo, admission, metrics, poll }: Deps) {
   app.post(
     "/api/signals",
     async function writers(c, next) {
-      admission.writer(c.req.raw, c.env);
+      await admission.holder(c.req.raw, c.env, "signals:write");
       await next();
     },
     strictQuery,
@@ -220,7 +220,7 @@ export function signalRoutes({ config, argo, admission, metrics, poll }: Deps) {
     async (c) => {
       mustBeJson(c.req.header("content-type"), c.req.header("content-encoding"));
       const body = new Uint8Array(await c.req.arrayBuffer());
-      const key = idempotencyKey(c.req.header("idempotency-key"), c.env.principalId ?? "");
+      const key = idempotencyKey(c.req.header("idempotency-key"), c.env.principal?.id ?? "");
       const done = await argo.writer.submit({ body, key });
       written.value += done.written;
       duplicates.value += done.duplicates;
