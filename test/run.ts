@@ -1,11 +1,12 @@
 /**
- * What `bun run test` runs: every test but those of test/deep (`--deep` takes them along), then one
- * last line with the counts of the runner's own report. Other arguments go to `bun test`: files to
- * run, `-t NAME`.
+ * What `bun run test` runs: every test but those of test/deep (`--deep` takes them along) beside
+ * one Postgres for all of them, then one last line with the counts of the runner's own report.
+ * Other arguments go to `bun test`: files to run, `-t NAME`.
  */
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { chmodSync } from "node:fs";
 import { join } from "node:path";
+import { tempDir } from "./harness/process.ts";
+import { ownPostgres, POSTGRES_ENV, sharing, type OwnPostgres } from "./harness/servers.ts";
 
 const TEST_MS_MAX = 30_000;
 
@@ -29,33 +30,49 @@ export function parseCounts(junit: string): Counts | null {
 async function main(args: string[]): Promise<number> {
   const deep = args.includes("--deep");
   const rest = args.filter((arg) => arg !== "--deep");
-  const dir = mkdtempSync(join(tmpdir(), "argo-report-"));
-  const report = join(dir, "junit.xml");
-  try {
-    // Some tests run the binary, and must not run yesterday's.
-    const build = Bun.spawn([process.execPath, join(import.meta.dir, "../build.ts")], {
-      cwd: join(import.meta.dir, ".."),
-      stdio: ["ignore", "inherit", "inherit"],
-    });
-    if ((await build.exited) !== 0) return 1;
-    const command = [process.execPath, "test", "--no-orphans", `--timeout=${TEST_MS_MAX}`];
-    command.push("--reporter=junit", `--reporter-outfile=${report}`);
-    if (!deep) command.push("--path-ignore-patterns=test/deep/**");
-    const runner = Bun.spawn([...command, ...rest], { stdio: ["inherit", "inherit", "inherit"] });
-    for (const signal of ["SIGINT", "SIGTERM"] as const) {
-      process.on(signal, () => runner.kill(signal));
-    }
-    const exitCode = await runner.exited;
+  // Whatever a test leaves behind goes with it.
+  using dir = tempDir();
+  // Postgres refuses to be root: those that tests start live below as somebody else.
+  chmodSync(dir.path, 0o711);
+  const report = dir.file("junit.xml");
+  const starting = startPostgres();
+  // Some tests run the binary, and must not run yesterday's.
+  const build = Bun.spawn([process.execPath, join(import.meta.dir, "../build.ts")], {
+    cwd: join(import.meta.dir, ".."),
+    stdio: ["ignore", "inherit", "inherit"],
+  });
+  const built = (await build.exited) === 0;
+  await using server = await starting;
+  if (!built) return 1;
+  const command = [process.execPath, "test", "--no-orphans", `--timeout=${TEST_MS_MAX}`];
+  command.push("--reporter=junit", `--reporter-outfile=${report}`);
+  if (!deep) command.push("--path-ignore-patterns=test/deep/**");
+  const runner = Bun.spawn([...command, ...rest], {
+    env: { ...process.env, TMPDIR: dir.path, ...(server === null ? {} : sharing(server)) },
+    stdio: ["inherit", "inherit", "inherit"],
+  });
+  for (const signal of ["SIGINT", "SIGTERM"] as const) {
+    process.on(signal, () => runner.kill(signal));
+  }
+  const exitCode = await runner.exited;
 
-    const file = Bun.file(report);
-    const counts = (await file.exists()) ? parseCounts(await file.text()) : null;
-    if (counts === null) {
-      console.error(`the runner ended with exit code ${exitCode} and left no report`);
-      return exitCode || 1;
-    }
-    return summarize(counts, exitCode);
-  } finally {
-    rmSync(dir, { recursive: true, force: true });
+  const file = Bun.file(report);
+  const counts = (await file.exists()) ? parseCounts(await file.text()) : null;
+  if (counts === null) {
+    console.error(`the runner ended with exit code ${exitCode} and left no report`);
+    return exitCode || 1;
+  }
+  return summarize(counts, exitCode);
+}
+
+/** Null when there is one already, or when none can be had: the tests that need it say so then. */
+async function startPostgres(): Promise<OwnPostgres | null> {
+  if (process.env[POSTGRES_ENV] !== undefined) return null;
+  try {
+    return await ownPostgres();
+  } catch (error) {
+    console.error(error instanceof Error ? error.message : error);
+    return null;
   }
 }
 

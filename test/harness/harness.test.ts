@@ -1,7 +1,11 @@
 import { expect, test } from "bun:test";
 import { Database } from "bun:sqlite";
-import { existsSync, readFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
+import { connect } from "node:net";
 import { join } from "node:path";
+import { Redis } from "ioredis";
+import { createTransport } from "nodemailer";
+import { Client } from "pg";
 import { spawnChild } from "./children.ts";
 import {
   freePort,
@@ -12,6 +16,9 @@ import {
   until,
   type Committed,
 } from "./process.ts";
+import { tcpProxy } from "./proxy.ts";
+import { ownPostgres, postgres, redis, sharing, type Template } from "./servers.ts";
+import { smtp } from "./smtp.ts";
 import { findTool } from "./tools.ts";
 
 const RUN = join(import.meta.dir, "../run.ts");
@@ -102,6 +109,236 @@ test("a free port can be listened on", () => {
   expect(server.port).toBeGreaterThan(0);
 });
 
+/** What a query answers, in one connection. */
+async function rows(url: string, text: string): Promise<Record<string, unknown>[]> {
+  const client = new Client(url);
+  // What a killed server does to an idle connection is no fault of the test.
+  client.on("error", () => undefined);
+  await client.connect();
+  try {
+    return (await client.query(text)).rows as Record<string, unknown>[];
+  } finally {
+    await client.end();
+  }
+}
+
+test("a database is fresh, its role's own, and gone with its scope", async () => {
+  const server = await postgres();
+  let name = "";
+  {
+    await using a = await server.createDatabase();
+    await using b = await server.createDatabase();
+    name = a.name;
+    await rows(a.url, "CREATE TABLE t (x int)");
+    expect(await rows(b.url, "SELECT to_regclass('t') AS t")).toEqual([{ t: null }]);
+    const role = "SELECT usename, usesuper FROM pg_user WHERE usename = current_user";
+    expect(await rows(a.url, role)).toEqual([{ usename: "argo", usesuper: false }]);
+    // A session that was forgotten does not keep it.
+    const forgotten = new Client(a.url);
+    forgotten.on("error", () => undefined);
+    await forgotten.connect();
+  }
+  const left = `SELECT 1 FROM pg_database WHERE datname = '${name}'`;
+  expect(await rows(server.superuserUrl, left)).toEqual([]);
+});
+
+test("a template is made once, whoever asks at the same time, and not when it fails", async () => {
+  const server = await postgres();
+  let made = 0;
+  const template: Template = {
+    key: `harness ${crypto.randomUUID()}`,
+    async prepare(url) {
+      await rows(url, "CREATE TABLE t AS SELECT 7 AS x");
+      made += 1;
+      if (made === 1) throw new Error("a migration failed");
+    },
+  };
+  expect(await server.createDatabase(template).catch(String)).toMatch(/a migration failed/);
+  const databases = await Promise.all([1, 2, 3].map(() => server.createDatabase(template)));
+  for (const { url } of databases) {
+    expect(await rows(url, "UPDATE t SET x = x + 1 RETURNING x")).toEqual([{ x: 8 }]);
+  }
+  for (const database of databases) await database[Symbol.asyncDispose]();
+  expect(made).toBe(2);
+});
+
+test("pg_stat_statements counts, where the server has it", async () => {
+  const server = await postgres();
+  await using database = await server.createDatabase();
+  const extension = rows(database.superuserUrl, "CREATE EXTENSION pg_stat_statements");
+  if (!server.hasStatements) return void (await extension.catch(() => null));
+  await extension;
+  for (let i = 0; i < 3; i += 1) await rows(database.url, "SELECT 1 AS counted");
+  const calls = "SELECT calls::int FROM pg_stat_statements WHERE query LIKE '%AS counted'";
+  expect(await rows(database.superuserUrl, calls)).toEqual([{ calls: 3 }]);
+});
+
+test("a Postgres of one's own is killed, stopped, brought back with its data, paused", async () => {
+  await using server = await ownPostgres({ settings: { max_connections: "17" } });
+  await using database = await server.createDatabase();
+  const { url } = database;
+  expect(await rows(url, "SHOW max_connections")).toEqual([{ max_connections: "17" }]);
+  await rows(url, "CREATE TABLE t AS SELECT 1 AS x");
+  await server.kill();
+  expect(await rows(url, "SELECT 1").catch((error: { code: string }) => error.code)).toBe(
+    "ECONNREFUSED",
+  );
+  await server.start();
+  expect(await rows(url, "UPDATE t SET x = 2 RETURNING x")).toEqual([{ x: 2 }]);
+  await server.stop();
+  await server.start();
+  server.pause();
+  let answered = false;
+  const answer = rows(url, "SELECT x FROM t").finally(() => (answered = true));
+  await Bun.sleep(200);
+  expect(answered).toBe(false);
+  server.resume();
+  expect(await answer).toEqual([{ x: 2 }]);
+  expect(server.log()).toContain("database system was not properly shut down");
+});
+
+test("a Redis is empty, killed, brought back, paused, flushed, behind its password", async () => {
+  await using server = await redis({ settings: { requirepass: "a/b", maxmemory: "3mb" } });
+  const open = async <T>(use: (client: Redis) => Promise<T>): Promise<T> => {
+    const client = new Redis(server.url, { retryStrategy: () => null });
+    client.on("error", () => undefined);
+    try {
+      return await use(client);
+    } finally {
+      client.disconnect();
+    }
+  };
+  expect(await open((client) => client.config("GET", "maxmemory"))).toEqual([
+    "maxmemory",
+    `${3 * 1024 * 1024}`,
+  ]);
+  await open((client) => client.set("a", "1"));
+  await server.flush();
+  expect(await open((client) => client.dbsize())).toBe(0);
+  await server.kill();
+  expect(await open((client) => client.ping()).catch(() => "refused")).toBe("refused");
+  await server.start();
+  server.pause();
+  const answer = open((client) => client.ping());
+  expect(await Promise.race([answer, Bun.sleep(100).then(() => "silence")])).toBe("silence");
+  server.resume();
+  expect(await answer).toBe("PONG");
+  await server.stop();
+  expect(server.log()).toContain("bye bye");
+});
+
+test("servers and directories end with the process that started them, killed or not", async () => {
+  if (Bun.which("setpriv") === null) return;
+  using dir = tempDir();
+  // Below it somebody else than root has to get to files of their own.
+  chmodSync(dir.path, 0o711);
+  mkdirSync(dir.file("tmp"), { mode: 0o711 });
+  await Bun.write(
+    dir.file("parent.ts"),
+    `import { ownPostgres, redis } from ${JSON.stringify(join(import.meta.dir, "servers.ts"))};
+     const servers = await Promise.all([ownPostgres(), redis()]);
+     console.log(servers.map((server) => server.port).join(" "));
+     if (process.argv[2] === "exit") process.exit(0); else await Bun.sleep(60_000);`,
+  );
+  const ends = ["exit", "kill"].map(async (how) => {
+    let ports: number[] = [];
+    await using parent = spawnChild([process.execPath, dir.file("parent.ts"), how], {
+      env: { TMPDIR: dir.file("tmp") },
+      onLine: (line) => (ports = line.split(" ").map(Number)),
+    });
+    await until(() => ports.length === 2, "the servers", 20_000);
+    if (how === "kill") parent.kill("SIGKILL");
+    for (const port of ports) {
+      await until(async () => (await reach(port)) === "ECONNREFUSED", "their end");
+    }
+  });
+  await Promise.all(ends);
+  await until(() => readdirSync(dir.file("tmp")).length === 0, "the end of their directories");
+});
+
+/** How a connection fails, or null when it does not. */
+function reach(port: number): Promise<string | null> {
+  return new Promise((resolve) => {
+    const socket = connect(port, "127.0.0.1", () => resolve(null));
+    socket.on("connect", () => socket.destroy());
+    socket.on("error", (error: NodeJS.ErrnoException) => resolve(error.code ?? error.message));
+  });
+}
+
+test("a link is slow, silent, cut, and whole again", async () => {
+  using echo = Bun.listen({
+    hostname: "127.0.0.1",
+    port: 0,
+    socket: { data: (socket, piece) => void socket.write(piece) },
+  });
+  await using proxy = await tcpProxy({ port: echo.port });
+  let got = "";
+  const errors: string[] = [];
+  const open = (): ReturnType<typeof connect> =>
+    connect(proxy.port, "127.0.0.1")
+      .on("data", (piece) => (got += piece.toString()))
+      .on("error", (error: NodeJS.ErrnoException) => errors.push(error.code ?? ""));
+  const socket = open();
+  socket.write("a");
+  await until(() => got === "a", "the echo");
+  proxy.delay(100);
+  const before = performance.now();
+  socket.write("b");
+  await until(() => got === "ab", "the slow echo");
+  expect(performance.now() - before).toBeGreaterThan(190);
+  proxy.restore();
+  proxy.blackhole();
+  socket.write("c");
+  open().write("d");
+  await Bun.sleep(100);
+  expect(got).toBe("ab");
+  expect(proxy.open()).toBe(2);
+  proxy.restore();
+  await until(() => got.length === 4, "what was held");
+  expect(errors).toEqual([]);
+  proxy.cut();
+  await until(() => errors.length === 2, "the end of both");
+  open();
+  await until(() => errors.length === 3, "the end of a new one");
+  expect(errors).toEqual(["ECONNRESET", "ECONNRESET", "ECONNRESET"]);
+  proxy.restore();
+  got = "";
+  open().end("e");
+  await until(() => got === "e", "the echo of a new one");
+});
+
+test("a mail server keeps mails, asks who sends, and fails as told", async () => {
+  await using server = await smtp({ auth: { user: "argo", pass: "p@ss" } });
+  const send = (url: string): Promise<unknown> => {
+    const transport = createTransport({ url, socketTimeout: 300 });
+    const link = `https://argo.test/verify?token=${"é=".repeat(60)}`;
+    const mail = { from: "a@argo.test", to: "B <b@argo.test>", subject: "Grüße", text: link };
+    return transport.sendMail(mail).then(
+      () => "sent",
+      (error: { responseCode?: number; code?: string }) => error.responseCode ?? error.code,
+    );
+  };
+  expect(await send(server.url)).toBe("sent");
+  const mail = await server.mailFor("b@argo.test");
+  expect(mail).toMatchObject({ from: "a@argo.test", to: ["b@argo.test"], subject: "Grüße" });
+  expect(mail.text.trim()).toBe(`https://argo.test/verify?token=${"é=".repeat(60)}`);
+  expect(await send(server.url.replace("p%40ss", "wrong"))).toBe(535);
+  for (const [fault, seen] of [
+    [451, 451],
+    [550, 550],
+    ["silent", "ETIMEDOUT"],
+    ["hangup", "ECONNECTION"],
+  ] as const) {
+    server.fail(fault);
+    expect(await send(server.url)).toBe(seen);
+  }
+  server.fail(null);
+  expect(await send(server.url)).toBe("sent");
+  expect(server.mails()).toHaveLength(2);
+  server.clear();
+  expect(server.mails()).toEqual([]);
+});
+
 test("python3 is found or fetched", async () => {
   const python = await findTool("python3");
   expect(python).toEqual({ path: expect.stringMatching(/^\//) });
@@ -126,6 +363,7 @@ for (const [what, source, last, exitCode] of CASES) {
     const output: string[] = [];
     await using run = spawnChild([process.execPath, RUN], {
       cwd: dir.path,
+      env: sharing(await postgres()),
       onLine: (line) => void output.push(line),
     });
     expect(await run.done).toBe(exitCode);

@@ -14,6 +14,12 @@ const STOP_MS_MAX = 10_000;
 /** Where test/run.ts says which Postgres serves the whole run. */
 export const POSTGRES_ENV = "ARGO_TEST_POSTGRES";
 
+/** What a process inherits that is to use this server as its `postgres()`. */
+export function sharing(server: PostgresAddress): Record<string, string> {
+  const { url, superuserUrl, logPath, hasStatements } = server;
+  return { [POSTGRES_ENV]: JSON.stringify({ url, superuserUrl, logPath, hasStatements }) };
+}
+
 /** What another process needs to use a server that is there. */
 export interface PostgresAddress {
   /** The database `postgres` as the role `argo`, which is no superuser but may make databases. */
@@ -63,6 +69,7 @@ export interface Faulty extends AsyncDisposable {
 export type OwnPostgres = TestPostgres & Faulty;
 
 export interface PostgresOptions {
+  /** Instead of where an installed one is looked for. */
   find?: FindToolOptions;
   /** Settings that differ, such as `{ max_connections: "5" }`. */
   settings?: Record<string, string>;
