@@ -1,4 +1,5 @@
 import { AppError, type FieldError } from "../../errors";
+import { countColons, fieldTwice, readJson, utf8 } from "../../http/json";
 import { fieldErrors } from "../../http/validate";
 import { type Content, hashOf } from "./hash";
 import { DEFAULT_STRATEGY, type Layout } from "./layout";
@@ -55,9 +56,7 @@ export function readDrafts(body: Uint8Array, nowMs: number, layout: Layout): Dra
     }
   }
   if (faults.length > 0) refuse(faults);
-  if (keys !== countKeys(text)) {
-    throw new AppError("bad_request", "The body names a field of one object more than once.");
-  }
+  if (keys !== countColons(text)) throw fieldTwice();
   return { drafts, batch };
 }
 
@@ -75,40 +74,6 @@ function withHint(error: FieldError): FieldError {
 
 const isWrapped = (value: unknown): boolean =>
   typeof value === "object" && value !== null && Object.hasOwn(value, "signals");
-
-/** @throws AppError 400: what is not UTF-8 must not be stored as something else. */
-function utf8(bytes: Uint8Array): string {
-  try {
-    return decoder.decode(bytes);
-  } catch (cause) {
-    throw new AppError("bad_request", "The body is not valid UTF-8.", { cause });
-  }
-}
-
-const decoder = new TextDecoder("utf-8", { fatal: true });
-
-function readJson(body: string): unknown {
-  try {
-    return JSON.parse(body);
-  } catch (cause) {
-    throw new AppError("bad_request", "The body is not valid JSON.", { cause });
-  }
-}
-
-const [QUOTE, BACKSLASH, COLON] = [0x22, 0x5c, 0x3a];
-
-/** JSON.parse keeps the last of two equal keys in silence: here each must count. */
-function countKeys(body: string): number {
-  let colons = 0;
-  let inText = false;
-  for (let at = 0; at < body.length; at += 1) {
-    const unit = body.charCodeAt(at);
-    if (unit === QUOTE) inText = !inText;
-    else if (inText) at += unit === BACKSLASH ? 1 : 0;
-    else if (unit === COLON) colons += 1;
-  }
-  return colons;
-}
 
 function refuse(errors: FieldError[]): never {
   const shown = errors.slice(0, 100);

@@ -1,10 +1,10 @@
 import { createRoute, OpenAPIHono, z } from "@hono/zod-openapi";
 import { zValidator } from "@hono/zod-validator";
-import { bodyLimit } from "hono/body-limit";
 import type { Config } from "../../config";
 import { AppError } from "../../errors";
 import type { Admission } from "../../http/admit";
 import type { AppEnv } from "../../http/exchange";
+import { limitedBody, mustBeJson } from "../../http/json";
 import { limitedProblems, problems } from "../../http/openapi";
 import { refuse, strictQuery } from "../../http/validate";
 import type { Metrics } from "../../platform/metrics";
@@ -211,12 +211,7 @@ export function signalRoutes({ config, argo, admission, metrics, poll }: Deps) {
     },
     strictQuery,
     zValidator("query", NoQuery, (result) => refuse(result)),
-    bodyLimit({
-      maxSize: bodyBytesMax,
-      onError: () => {
-        throw new AppError("payload_too_large", "The body is larger than 1 MiB.");
-      },
-    }),
+    limitedBody(bodyBytesMax),
     async (c) => {
       mustBeJson(c.req.header("content-type"), c.req.header("content-encoding"));
       const body = new Uint8Array(await c.req.arrayBuffer());
@@ -235,18 +230,6 @@ export function signalRoutes({ config, argo, admission, metrics, poll }: Deps) {
 function found<T>(value: T | null, detail: string): T {
   if (value === null) throw new AppError("not_found", detail);
   return value;
-}
-
-function mustBeJson(contentType: string | undefined, encoding: string | undefined): void {
-  if (encoding !== undefined && encoding !== "identity") {
-    throw new AppError("unsupported_media_type", "The body must be sent without encoding.", {
-      headers: { "Accept-Encoding": "identity" },
-    });
-  }
-  if (/^application\/json\s*(;\s*charset="?utf-8"?\s*)?$/i.test(contentType ?? "")) return;
-  throw new AppError("unsupported_media_type", "The body must be application/json in UTF-8.", {
-    headers: { Accept: "application/json" },
-  });
 }
 
 /** Keys are apart for each producer, and kept as hashes. */

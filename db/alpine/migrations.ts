@@ -1,0 +1,6 @@
+/** The migrations in their order, as texts: a compiled binary has no directory to read. */
+import accounts from "./migrations/0000_accounts.sql" with { type: "text" };
+
+export type Migration = { name: string; sql: string };
+
+export const migrations: readonly Migration[] = [{ name: "0000_accounts", sql: accounts }];

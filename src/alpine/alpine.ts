@@ -1,0 +1,197 @@
+import { join } from "node:path";
+import * as schema from "../../db/alpine/schema";
+import type { Config } from "../config";
+import { AppError, SetupError } from "../errors";
+import type { Admission } from "../http/admit";
+import { makeDirectory } from "../platform/directory";
+import { ownDirectory } from "../platform/lock";
+import type { Logger } from "../platform/log";
+import type { Metrics } from "../platform/metrics";
+import type { EmbeddedPostgres } from "../platform/embedded";
+import type { Postgres } from "../platform/postgres";
+import type { Redis } from "../platform/redis";
+import { AccessTokens, RefreshTokens } from "./auth/tokens";
+import { Passwords } from "./auth/passwords";
+import { Changes } from "./changes";
+import { Credentials, staleMs } from "./credentials";
+import { type Database, migrate } from "./database";
+import { jwtSecrets } from "./secrets";
+
+export type AlpineOptions = {
+  config: Config;
+  log: Logger;
+  metrics: Metrics;
+  now: () => number;
+  redis: Redis | null;
+};
+
+const retryMs = 1_000;
+const tendEveryMs = 30_000;
+const starting = "Accounts are starting. Try again.";
+
+/** The control plane: everything that stands on Postgres. Opens behind a server that listens. */
+export class Alpine implements AsyncDisposable {
+  readonly changes: Changes;
+  readonly credentials: Credentials;
+  readonly passwords: Passwords;
+  readonly refreshTokens: RefreshTokens;
+  /** Resolves once everything has started; rejects with a SetupError that no waiting mends. */
+  readonly started: Promise<void>;
+  readonly #owner: Disposable | null;
+  #embedded: EmbeddedPostgres | null = null;
+  #postgres: Postgres<typeof schema> | null = null;
+  #tokens: AccessTokens | null = null;
+  #ready = false;
+  #ended = false;
+  #timer: Timer | null = null;
+
+  private constructor(readonly options: AlpineOptions) {
+    const { config, log, now, redis } = options;
+    this.#owner = config.databaseUrl === null ? ownEmbedded(config) : null;
+    const secrets = jwtSecrets(config);
+    this.refreshTokens = new RefreshTokens(secrets[0] ?? "");
+    const db = () => this.#database();
+    this.changes = new Changes({ db, bus: redis, now, log });
+    const tokens = () => this.#tokens;
+    this.credentials = new Credentials({ db, tokens, changes: this.changes, now, log });
+    this.passwords = new Passwords((event, data) => {
+      if (!this.#ended) log.error({ data }, `password thread ${event}`);
+    });
+    this.started = this.#start(secrets);
+    // Awaited by whoever runs the server; a test may not care.
+    this.started.catch(() => undefined);
+  }
+
+  /**
+   * Claims what it needs and begins to start.
+   * @throws SetupError at once when another process owns the embedded database.
+   */
+  static open(options: AlpineOptions): Alpine {
+    return new Alpine(options);
+  }
+
+  /** The database. @throws AppError 503 until everything has started. */
+  db(): Database {
+    if (!this.#ready) throw new AppError("unavailable", starting, { retryAfterSeconds: 1 });
+    return this.#database();
+  }
+
+  /** @throws AppError 503 until everything has started. */
+  get tokens(): AccessTokens {
+    if (this.#tokens && this.#ready) return this.#tokens;
+    throw new AppError("unavailable", starting, { retryAfterSeconds: 1 });
+  }
+
+  get ready(): boolean {
+    return this.#ready;
+  }
+
+  /** Whether accounts can be used now. */
+  get up(): boolean {
+    return this.#ready && this.#postgres?.up === true && this.changes.ageMs < staleMs;
+  }
+
+  /**
+   * True while what others have changed is known here.
+   * @throws AppError 503 else: a session may have been ended.
+   */
+  mustBeFresh(): void {
+    if (!this.#ready) throw new AppError("unavailable", starting, { retryAfterSeconds: 1 });
+    if (this.changes.ageMs <= staleMs) return;
+    throw new AppError("unavailable", "Accounts are not available at the moment. Try again.", {
+      retryAfterSeconds: 2,
+    });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#ended = true;
+    if (this.#timer) clearInterval(this.#timer);
+    this.changes.stop();
+    if (this.#ready) await this.#tend().catch(() => undefined);
+    await this.passwords[Symbol.asyncDispose]();
+    await this.#postgres?.[Symbol.asyncDispose]();
+    await this.#embedded?.[Symbol.asyncDispose]();
+    this.#owner?.[Symbol.dispose]();
+  }
+
+  #database(): Database {
+    if (this.#postgres) return this.#postgres.db;
+    throw new AppError("unavailable", starting, { retryAfterSeconds: 1 });
+  }
+
+  async #start(secrets: readonly string[]): Promise<void> {
+    const { now, log } = this.options;
+    const begunAt = performance.now();
+    this.#tokens = await AccessTokens.open(secrets, now);
+    this.#postgres = await this.#openPostgres();
+    await this.#patiently(async (db) => {
+      const applied = await migrate(db);
+      if (applied.length > 0) log.info({ migrations: applied }, "accounts migrated");
+      await this.changes.start();
+    });
+    await this.passwords.warm();
+    if (this.#ended) return;
+    this.#timer = setInterval(() => {
+      this.#tend().catch((error: unknown) => {
+        log.debug({ reason: String(error) }, "accounts not tended");
+      });
+    }, tendEveryMs);
+    this.#timer.unref();
+    this.#ready = true;
+    const took = Math.round(performance.now() - begunAt);
+    log.info({ duration_ms: took, keys: this.credentials.keyCount }, "accounts ready");
+  }
+
+  /** Libraries are loaded here: a server that just started answers polls first. */
+  async #openPostgres(): Promise<Postgres<typeof schema>> {
+    const { config, log, metrics } = this.options;
+    const { Postgres } = await import("../platform/postgres");
+    const common = {
+      poolSize: config.dbPoolSize,
+      maxOverflow: config.dbMaxOverflow,
+      recycleSeconds: config.dbPoolRecycleSeconds,
+      log,
+      metrics,
+    };
+    if (config.databaseUrl !== null) {
+      return Postgres.open({ ...common, at: { url: config.databaseUrl } }, schema);
+    }
+    const { EmbeddedPostgres } = await import("../platform/embedded");
+    this.#embedded = await EmbeddedPostgres.start({ dir: embeddedDir(config), log });
+    return Postgres.open({ ...common, at: { socketDir: this.#embedded.socketDir } }, schema);
+  }
+
+  /** A database that cannot be reached yet is waited for, for as long as it takes. */
+  async #patiently(work: (db: Database) => Promise<void>): Promise<void> {
+    while (!this.#ended) {
+      try {
+        return await work(this.#database());
+      } catch (error) {
+        if (error instanceof SetupError) throw error;
+        const { log } = this.options;
+        const reason = error instanceof AppError ? error.detail : String(error);
+        log.warn({ reason }, "accounts cannot start yet: trying again");
+        await Bun.sleep(retryMs);
+      }
+    }
+  }
+
+  /** What is done now and then: nothing waits for it. */
+  async #tend(): Promise<void> {
+    await this.changes.forget();
+    this.credentials.forget();
+  }
+}
+
+const embeddedDir = ({ dataDir }: Config): string => join(dataDir, "postgres");
+
+function ownEmbedded(config: Config): Disposable {
+  const dir = embeddedDir(config);
+  makeDirectory(dir);
+  return ownDirectory(dir);
+}
+
+export type Plane = Pick<
+  Alpine,
+  "changes" | "credentials" | "passwords" | "refreshTokens" | "tokens" | "db"
+> & { admission: Admission };

@@ -1,0 +1,320 @@
+import { and, eq, gt, isNull, or, sql } from "drizzle-orm";
+import {
+  apiKeys,
+  type Change,
+  revocations,
+  type Tier,
+  type UserRole,
+  users,
+} from "../../db/alpine/schema";
+import { AppError } from "../errors";
+import type { Credentials as Known, Principal, Scope } from "../http/guard";
+import type { Logger } from "../platform/log";
+import type { AccessTokens, Claims } from "./auth/tokens";
+import type { Changes } from "./changes";
+import type { Database } from "./database";
+import { isKey, isWellFormed } from "./keys/format";
+
+/** Scopes that a key may carry; `admin:read` and `signals:write` only while its owner is an admin. */
+export const keyScopes = ["signals:read", "signals:write", "admin:read"] as const;
+export type KeyScope = (typeof keyScopes)[number];
+
+type Holder = {
+  principal: Principal;
+  /** Milliseconds since the epoch; Infinity for a key without end. */
+  expiresAtMs: number;
+  /** False once it was revoked, wherever a reference to it is left. */
+  live: boolean;
+};
+type KeyHolder = Holder & { hash: string; lastUsedMs: number };
+type SessionHolder = Holder & { sessionId: string; tokenId: string; generation: number };
+
+type Options = {
+  db: () => Database;
+  tokens: () => AccessTokens | null;
+  changes: Changes;
+  now: () => number;
+  log: Logger;
+};
+
+/** Headers that were found good: what a poll looks up instead of hashing its key. */
+const rememberedMax = 20_000;
+/** Without a look at the database for so long, an unknown key may be a good one. */
+export const staleMs = 5_000;
+const reloadRows = 10_000;
+
+/**
+ * Every good key and every revoked session, held in process: whoever asks who holds a token waits
+ * for no database. Kept current by `Changes`.
+ */
+export class Credentials implements Known {
+  readonly #keys = new Map<string, KeyHolder>();
+  readonly #keysById = new Map<string, KeyHolder>();
+  readonly #keysByUser = new Map<string, Set<KeyHolder>>();
+  readonly #revoked = new Map<string, { fromGeneration: number | null; expiresAtMs: number }>();
+  #remembered = new Map<string, KeyHolder | SessionHolder>();
+  #used = new Set<KeyHolder>();
+  /** Keys are read one time after the other: an older reading must not overtake a newer one. */
+  #reading: Promise<unknown> = Promise.resolve();
+
+  constructor(private readonly options: Options) {
+    options.changes.onReload(() => this.#inTurn(() => this.#load()));
+    options.changes.listen((change) => this.#hear(change));
+  }
+
+  get keyCount(): number {
+    return this.#keys.size;
+  }
+
+  get revokedCount(): number {
+    return this.#revoked.size;
+  }
+
+  recall(authorization: string): Principal | undefined {
+    const holder = this.#remembered.get(authorization);
+    if (holder === undefined) return undefined;
+    const nowMs = this.options.now();
+    if (this.#isGood(holder, nowMs)) {
+      if ("hash" in holder) this.#touch(holder, nowMs);
+      return holder.principal;
+    }
+    this.#remembered.delete(authorization);
+    return undefined;
+  }
+
+  identify(secret: string, authorization: string): Principal | null | Promise<Principal | null> {
+    if (isKey(secret)) return this.#identifyKey(secret, authorization);
+    // What is no token of ours by its looks costs no verification.
+    if (secret.split(".").length !== 3) return null;
+    return this.#identifySession(secret, authorization);
+  }
+
+  /** When keys were last used, as far as not written down yet. */
+  takeUsed(): { id: string; lastUsedMs: number }[] {
+    const used = [...this.#used].map((holder) => ({
+      id: keyIdOf(holder),
+      lastUsedMs: holder.lastUsedMs,
+    }));
+    this.#used = new Set();
+    return used;
+  }
+
+  /** Lets go of revocations of which no token is left. */
+  forget(): void {
+    const nowMs = this.options.now();
+    for (const [id, { expiresAtMs }] of this.#revoked) {
+      if (expiresAtMs < nowMs) this.#revoked.delete(id);
+    }
+  }
+
+  #identifyKey(secret: string, authorization: string): Principal | null {
+    if (!isWellFormed(secret)) return null;
+    const holder = this.#keys.get(hashText(secret));
+    if (!holder) {
+      this.#mustBeFresh();
+      return null;
+    }
+    const nowMs = this.options.now();
+    if (!this.#isGood(holder, nowMs)) return null;
+    this.#remember(authorization, holder);
+    this.#touch(holder, nowMs);
+    return holder.principal;
+  }
+
+  async #identifySession(secret: string, authorization: string): Promise<Principal | null> {
+    const tokens = this.options.tokens();
+    if (!tokens) this.#mustBeFresh();
+    const claims = (await tokens?.verify(secret)) ?? null;
+    if (!claims) return null;
+    // A session that was ended elsewhere must not be taken for a good one.
+    this.#mustBeFresh();
+    const holder = sessionHolder(claims);
+    if (!this.#isGood(holder, this.options.now())) return null;
+    this.#remember(authorization, holder);
+    return holder.principal;
+  }
+
+  #isGood(holder: KeyHolder | SessionHolder, nowMs: number): boolean {
+    if (!holder.live || nowMs >= holder.expiresAtMs) return false;
+    if ("hash" in holder) return true;
+    if (this.#revoked.has(holder.tokenId)) return false;
+    const revoked = this.#revoked.get(holder.sessionId);
+    if (revoked === undefined) return true;
+    return revoked.fromGeneration !== null && holder.generation >= revoked.fromGeneration;
+  }
+
+  #mustBeFresh(): void {
+    if (this.options.changes.ageMs <= staleMs) return;
+    throw new AppError("unavailable", "Accounts cannot be looked up at the moment. Try again.", {
+      retryAfterSeconds: 2,
+    });
+  }
+
+  #remember(authorization: string, holder: KeyHolder | SessionHolder): void {
+    if (this.#remembered.size >= rememberedMax) this.#remembered = new Map();
+    this.#remembered.set(authorization, holder);
+  }
+
+  #touch(holder: KeyHolder, nowMs: number): void {
+    if (nowMs - holder.lastUsedMs < 1_000) return;
+    holder.lastUsedMs = nowMs;
+    this.#used.add(holder);
+  }
+
+  #hear(change: Change): void | Promise<void> {
+    if (change.kind !== "session") return this.#inTurn(() => this.#lookAgain(change));
+    const { id, fromGeneration, expiresAtMs } = change;
+    this.#revoked.set(id, { fromGeneration, expiresAtMs });
+  }
+
+  #inTurn(work: () => Promise<void>): Promise<void> {
+    const done = this.#reading.then(work);
+    this.#reading = done.catch(() => undefined);
+    return done;
+  }
+
+  /** Puts keys in their place as they are now. What cannot be read is good no more. */
+  async #lookAgain(change: Exclude<Change, { kind: "session" }>): Promise<void> {
+    const byKey = change.kind === "key";
+    const concerned = byKey
+      ? [this.#keysById.get(change.id)].filter((holder) => holder !== undefined)
+      : [...(this.#keysByUser.get(change.id) ?? [])];
+    try {
+      const where = byKey ? eq(apiKeys.id, change.id) : eq(apiKeys.userId, change.id);
+      const good = new Set(await this.#read(where));
+      for (const holder of concerned) if (!good.has(keyIdOf(holder))) this.#drop(holder);
+    } catch (error) {
+      for (const holder of concerned) this.#drop(holder);
+      throw error;
+    }
+  }
+
+  async #load(): Promise<void> {
+    const nowMs = this.options.now();
+    const rows = await this.options
+      .db()
+      .select()
+      .from(revocations)
+      .where(gt(revocations.expiresAt, new Date(nowMs)));
+    for (const { id, fromGeneration, expiresAt } of rows) {
+      this.#revoked.set(id, { fromGeneration, expiresAtMs: expiresAt.getTime() });
+    }
+    const seen = new Set<string>();
+    for (let after = "00000000-0000-0000-0000-000000000000"; ;) {
+      const ids = await this.#read(gt(apiKeys.id, after));
+      for (const id of ids) seen.add(id);
+      if (ids.length < reloadRows) break;
+      after = ids.at(-1) ?? after;
+    }
+    for (const [id, holder] of this.#keysById) if (!seen.has(id)) this.#drop(holder);
+  }
+
+  /** Reads good keys and holds them. @returns their ids, ascending. */
+  async #read(where: ReturnType<typeof eq>): Promise<string[]> {
+    const nowMs = this.options.now();
+    const rows = await this.options
+      .db()
+      .select({
+        id: apiKeys.id,
+        userId: apiKeys.userId,
+        hash: apiKeys.hash,
+        scopes: apiKeys.scopes,
+        expiresAt: apiKeys.expiresAt,
+        lastUsedAt: apiKeys.lastUsedAt,
+        tier: users.tier,
+        role: users.role,
+      })
+      .from(apiKeys)
+      .innerJoin(users, eq(users.id, apiKeys.userId))
+      .where(
+        and(
+          where,
+          eq(users.isActive, true),
+          isNull(apiKeys.revokedAt),
+          or(isNull(apiKeys.expiresAt), gt(apiKeys.expiresAt, new Date(nowMs))),
+        ),
+      )
+      .orderBy(sql`${apiKeys.id}`)
+      .limit(reloadRows);
+    for (const row of rows) {
+      const old = this.#keysById.get(row.id);
+      if (old) this.#drop(old);
+      this.#hold(keyHolder(row));
+    }
+    return rows.map((row) => row.id);
+  }
+
+  #hold(holder: KeyHolder): void {
+    this.#keys.set(holder.hash, holder);
+    this.#keysById.set(keyIdOf(holder), holder);
+    const userId = userIdOf(holder);
+    const others = this.#keysByUser.get(userId);
+    if (others) others.add(holder);
+    else this.#keysByUser.set(userId, new Set([holder]));
+  }
+
+  #drop(holder: KeyHolder): void {
+    holder.live = false;
+    this.#keys.delete(holder.hash);
+    this.#keysById.delete(keyIdOf(holder));
+    const others = this.#keysByUser.get(userIdOf(holder));
+    others?.delete(holder);
+    if (others?.size === 0) this.#keysByUser.delete(userIdOf(holder));
+  }
+}
+
+const keyIdOf = ({ principal }: KeyHolder): string => principal.account?.keyId ?? "";
+const userIdOf = ({ principal }: KeyHolder): string => principal.account?.userId ?? "";
+
+type KeyRow = {
+  id: string;
+  userId: string;
+  hash: Uint8Array;
+  scopes: string[];
+  expiresAt: Date | null;
+  lastUsedAt: Date | null;
+  tier: Tier;
+  role: UserRole;
+};
+
+function keyHolder(row: KeyRow): KeyHolder {
+  const { id, userId, tier, role } = row;
+  return {
+    hash: Buffer.from(row.hash).toString("base64"),
+    live: true,
+    expiresAtMs: row.expiresAt?.getTime() ?? Infinity,
+    lastUsedMs: row.lastUsedAt?.getTime() ?? 0,
+    principal: {
+      id: `user:${userId}`,
+      scopes: new Set(keyScopes.filter((s) => row.scopes.includes(s) && mayHold(s, role))),
+      account: { userId, keyId: id, tier, role },
+    },
+  };
+}
+
+/** True for a scope that somebody of this role may give to a key. */
+export const mayHold = (scope: KeyScope, role: UserRole): boolean =>
+  scope === "signals:read" || role === "admin";
+
+const sessionScopes: Record<UserRole, ReadonlySet<Scope>> = {
+  user: new Set(["account", "signals:read"]),
+  admin: new Set(["account", "signals:read", "admin:read", "admin:write"]),
+};
+
+function sessionHolder({ sub, sid, jti, gen, tier, role, exp }: Claims): SessionHolder {
+  return {
+    live: true,
+    expiresAtMs: exp * 1000,
+    sessionId: sid,
+    tokenId: jti,
+    generation: gen,
+    principal: {
+      id: `user:${sub}`,
+      scopes: sessionScopes[role],
+      account: { userId: sub, sessionId: sid, tier, role },
+    },
+  };
+}
+
+const hashText = (secret: string): string =>
+  new Bun.CryptoHasher("sha256").update(secret).digest("base64");

@@ -1,0 +1,62 @@
+import { sql } from "drizzle-orm";
+import type { NodePgDatabase } from "drizzle-orm/node-postgres";
+import type { Transaction as SomeTransaction } from "../platform/postgres";
+import { migrations } from "../../db/alpine/migrations";
+import type * as schema from "../../db/alpine/schema";
+import { SetupError } from "../errors";
+
+export type Database = NodePgDatabase<typeof schema>;
+export type Transaction = SomeTransaction<typeof schema>;
+/** What runs a query: the pool, or a transaction that is under way. */
+export type Queries = Database | Transaction;
+
+/** Names of advisory locks; any numbers, but each its own. */
+const migrationLock = 7_310_001;
+const changeLock = 7_310_002;
+const adminLock = 7_310_003;
+
+/**
+ * Brings the schema up to date, in one transaction: killed half-way, nothing has happened; run
+ * twice at once, one waits for the other.
+ * @throws SetupError for a database that a later release has changed.
+ */
+export async function migrate(db: Database): Promise<string[]> {
+  return db.transaction(async (tx) => {
+    await tx.execute(sql`SELECT pg_advisory_xact_lock(${migrationLock})`);
+    await tx.execute(sql`CREATE SCHEMA IF NOT EXISTS argo_alpine`);
+    await tx.execute(
+      sql`CREATE TABLE IF NOT EXISTS argo_alpine.migrations
+          (name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())`,
+    );
+    const { rows } = await tx.execute<{ name: string }>(
+      sql`SELECT name FROM argo_alpine.migrations ORDER BY name`,
+    );
+    const applied = new Set(rows.map((row) => row.name));
+    const unknown = rows.filter(({ name }) => !migrations.some((m) => m.name === name));
+    if (unknown.length > 0) {
+      throw new SetupError(
+        `The database was changed by a later release: ${unknown.map((row) => row.name).join(", ")}.`,
+        "Run that release, or restore the backup that was taken before it.",
+      );
+    }
+    const missing = migrations.filter(({ name }) => !applied.has(name));
+    for (const { name, sql: text } of missing) {
+      for (const statement of text.split("--> statement-breakpoint")) {
+        await tx.execute(sql.raw(statement));
+      }
+      await tx.execute(sql`INSERT INTO argo_alpine.migrations (name) VALUES (${name})`);
+    }
+    return missing.map(({ name }) => name);
+  });
+}
+
+/** Held until the transaction ends: the numbers of changes become visible in their order. */
+export const lockChanges = (tx: Transaction) =>
+  tx.execute(sql`SELECT pg_advisory_xact_lock(${changeLock})`);
+
+/** Held until the transaction ends: the first administrator is made once. */
+export const lockAdmins = (tx: Transaction) =>
+  tx.execute(sql`SELECT pg_advisory_xact_lock(${adminLock})`);
+
+/** The first row of a query. */
+export const first = <T>(rows: T[]): T | undefined => rows[0];
