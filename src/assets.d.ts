@@ -11,3 +11,15 @@ declare module "*.gz" {
   const path: string;
   export default path;
 }
+declare module "*.zst" {
+  const path: string;
+  export default path;
+}
+declare module "*/dist/pglite.data" {
+  const path: string;
+  export default path;
+}
+declare module "*/dist/pglite.wasm" {
+  const path: string;
+  export default path;
+}

@@ -171,6 +171,15 @@ program
     process.exitCode = await health(await configOf(flags), flags["url"]);
   });
 
+program
+  .command("embedded-postgres", { hidden: true })
+  .argument("<dir>")
+  .argument("<socket>")
+  .action(async (dir: string, socket: string) => {
+    const { embedded } = await import("./cli/embedded");
+    await embedded(dir, socket);
+  });
+
 function isSystemError(error: unknown): error is Error & { code: string } {
   return error instanceof Error && "syscall" in error && "code" in error;
 }

@@ -1,0 +1,139 @@
+import { chmodSync, existsSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { PGlite } from "@electric-sql/pglite";
+import { PGLiteSocketServer } from "@electric-sql/pglite-socket";
+import initial from "../../db/embedded/postgres-18.tar.zst" with { type: "file" };
+import bundle from "../../node_modules/@electric-sql/pglite/dist/pglite.data" with { type: "file" };
+import wasm from "../../node_modules/@electric-sql/pglite/dist/pglite.wasm" with { type: "file" };
+import { SetupError } from "../errors";
+import { ownDirectory } from "./lock";
+
+const version = "18";
+const connectionsMax = 32;
+/** An owner that was killed, or whose server was, is gone within that. */
+const ownWithinMs = 400;
+const ownEveryMs = 20;
+
+type Options = {
+  /** A directory that is there, of which this process becomes the one owner. */
+  dir: string;
+  /** Of the Unix socket. */
+  socket: string;
+  /** The database is broken for good, and this process should end. */
+  onFatal: (error: unknown) => void;
+};
+
+/**
+ * Postgres (PGlite) in this process, behind a Unix socket. Queries block the thread.
+ * @throws SetupError when the directory has another owner, or holds what this cannot open.
+ */
+export async function servePglite(options: Options): Promise<AsyncDisposable> {
+  const { dir, socket, onFatal } = options;
+  const owner = await own(dir);
+  try {
+    const data = await prepared(dir);
+    const [pgliteWasmModule, fsBundle] = await Promise.all([
+      Bun.file(wasm)
+        .bytes()
+        .then((bytes) => WebAssembly.compile(bytes)),
+      Bun.file(bundle),
+    ]);
+    const db = await PGlite.create(data, {
+      pgliteWasmModule,
+      fsBundle,
+      // Never run: the directory is made already. Without one it would be looked for on the disk.
+      initdbWasmModule: new WebAssembly.Module(Uint8Array.of(0, 0x61, 0x73, 0x6d, 1, 0, 0, 0)),
+    });
+    // Left behind by an owner that was killed.
+    rmSync(socket, { force: true });
+    const server = new PGLiteSocketServer({
+      db: wholeExchanges(db, onFatal),
+      path: socket,
+      maxConnections: connectionsMax,
+    });
+    await server.start();
+    chmodSync(socket, 0o600);
+    return {
+      [Symbol.asyncDispose]: async () => {
+        await server.stop();
+        await db.close();
+        owner[Symbol.dispose]();
+      },
+    };
+  } catch (error) {
+    owner[Symbol.dispose]();
+    throw error;
+  }
+}
+
+/** Tries for a moment: the owner before may be about to die with its server. */
+async function own(dir: string): Promise<Disposable> {
+  const until = performance.now() + ownWithinMs;
+  for (;;) {
+    try {
+      return ownDirectory(dir);
+    } catch (error) {
+      if (!(error instanceof SetupError) || performance.now() > until) throw error;
+      await Bun.sleep(ownEveryMs);
+    }
+  }
+}
+
+/** The data directory, unpacked at the first start; whole or not there. */
+async function prepared(dir: string): Promise<string> {
+  const data = join(dir, "data");
+  if (existsSync(data)) {
+    const found = readFileSync(join(data, "PG_VERSION"), "utf8").trim();
+    if (found === version) return data;
+    throw new SetupError(
+      `${data} is of Postgres ${found}, and this program holds Postgres ${version}.`,
+      "Start the version of this program that made it, or move the directory away.",
+    );
+  }
+  for (const name of readdirSync(dir)) {
+    if (name.startsWith("data.new")) rmSync(join(dir, name), { recursive: true });
+  }
+  const making = join(dir, "data.new");
+  const tar = await Bun.zstdDecompress(await Bun.file(initial).bytes());
+  await new Bun.Archive(tar).extract(making);
+  renameSync(making, data);
+  return data;
+}
+
+/** Sync and Query end an exchange; all other messages leave it open for the next of the same client. */
+const endsExchange = new Set(["S", "Q", "X", "\0"].map((type) => type.charCodeAt(0)));
+const syncMessage = Uint8Array.of("S".charCodeAt(0), 0, 0, 0, 4);
+
+/**
+ * What the socket server needs of PGlite. It changes clients between any two messages outside a
+ * transaction, so that one would run the statement that another has just parsed; so an exchange
+ * is made to look like a transaction until its end. A failure of the machine itself, which would
+ * leave the server waiting for ever, is handed on.
+ */
+function wholeExchanges(db: PGlite, onFatal: (error: unknown) => void): PGlite {
+  let open = false;
+  const run: PGlite["execProtocolRawStream"] = async (message, options) => {
+    open = !endsExchange.has(message[0] ?? 0);
+    try {
+      await db.execProtocolRawStream(message, options);
+    } catch (error) {
+      onFatal(error);
+      throw error;
+    }
+  };
+  const facade: Pick<
+    PGlite,
+    "waitReady" | "isInTransaction" | "runExclusive" | "execProtocolRawStream" | "exec"
+  > = {
+    waitReady: db.waitReady,
+    isInTransaction: () => open || db.isInTransaction(),
+    runExclusive: (work) => db.runExclusive(work),
+    execProtocolRawStream: run,
+    // The rollback for a client that went away in the middle.
+    exec: async (text) => {
+      if (open) await run(syncMessage, { onRawData: () => undefined });
+      return db.exec(text);
+    },
+  };
+  return facade as PGlite;
+}
