@@ -201,6 +201,7 @@ function guardedRoot(): string {
     stdio: ["pipe", "ignore", "ignore"],
   });
   guard.unref();
+  process.once("exit", () => rmSync(path, { recursive: true, force: true }));
   return path;
 }
 

@@ -113,7 +113,7 @@ export async function ownPostgres(options: PostgresOptions = {}): Promise<OwnPos
   const uid = process.getuid?.() === 0 ? NOBODY : undefined;
   const as = { cwd: dir.path, ...(uid === undefined ? {} : { uid }) };
   if (uid !== undefined) await chown(dir.path, uid, uid);
-  const bin = await reachable(await postgresBin(options.find), dir.file("postgres"), uid);
+  const bin = await reachable(await postgresBin(options.find), uid);
 
   const password = crypto.randomUUID();
   const port = freePort();
@@ -177,13 +177,22 @@ async function postgresBin(find?: FindToolOptions): Promise<string> {
   return tool.path;
 }
 
+const copies = new Map<string, string>();
+
 /** The programs, or a copy where root's directories are closed to whom the server runs as. */
-async function reachable(bin: string, copy: string, uid?: number): Promise<string> {
+async function reachable(bin: string, uid?: number): Promise<string> {
   if (uid === undefined) return bin;
+  const copied = copies.get(bin);
+  if (copied !== undefined) return copied;
   await using probe = spawnChild([join(bin, "postgres"), "--version"], { uid, cwd: "/" });
   if ((await probe.done) === 0) return bin;
-  cpSync(dirname(bin), copy, { recursive: true, verbatimSymlinks: true });
-  return join(copy, "bin");
+  // It stays for the servers to come, until this process ends.
+  const dir = tempDir();
+  await chown(dir.path, uid, uid);
+  cpSync(dirname(bin), dir.file("postgres"), { recursive: true, verbatimSymlinks: true });
+  const copy = dir.file("postgres/bin");
+  copies.set(bin, copy);
+  return copy;
 }
 
 function hasLibrary(bin: string, name: string): boolean {
