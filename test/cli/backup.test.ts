@@ -24,7 +24,7 @@ test("a backup under load has everything acknowledged before it, and is restored
   using dir = tempDir();
   const db = copyLegacy(dir.file("signals.db"));
   const env = { SIGNALS_DB: db, ARGO_WRITE_TOKEN: token };
-  const server = await startServer({ env });
+  await using server = await startServer({ env });
   await using engine = await startEngine({ db, rate: 200, seconds: 20 });
   await until(() => engine.lastId() > LEGACY_ROWS + 50, "rows of the engine");
   const acknowledged: string[] = [];
