@@ -1,4 +1,4 @@
-import { build, file } from "bun";
+import { build, file, zstdCompress } from "bun";
 
 /**
  * Builds dist/argo-alpine: one executable that needs nothing beside it.
@@ -8,6 +8,17 @@ import { build, file } from "bun";
 const outfile = "dist/argo-alpine";
 const target = process.argv[2] as Bun.Build.CompileTarget | undefined;
 
+/** The embedded Postgres would add 15 MB as it is; packed it adds 4.5, for 50 ms at its start. */
+const packed: Bun.BunPlugin = {
+  name: "packed",
+  setup(builder) {
+    builder.onLoad({ filter: /pglite\.(wasm|data)$/ }, async ({ path }) => ({
+      contents: await zstdCompress(await file(path).bytes(), { level: 12 }),
+      loader: "file",
+    }));
+  },
+};
+
 const result = await build({
   entrypoints: [
     "src/main.ts",
@@ -16,6 +27,7 @@ const result = await build({
     "src/argo/signals/writer.worker.ts",
   ],
   root: "src",
+  plugins: [packed],
   minify: true,
   bytecode: true,
   format: "esm",

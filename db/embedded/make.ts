@@ -16,10 +16,8 @@ try {
   await db.exec("VACUUM (FREEZE, ANALYZE)");
   await db.exec("CHECKPOINT");
   await db.close();
-  const tar = Bun.spawnSync([
-    ...["tar", "--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner"],
-    ...["-C", join(dir, "data"), "-cf", "-", "."],
-  ]);
+  const same = ["--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner"];
+  const tar = Bun.spawnSync(["tar", ...same, "-C", join(dir, "data"), "-cf", "-", "."]);
   if (tar.exitCode !== 0) throw new Error(tar.stderr.toString());
   const version = (await Bun.file(join(dir, "data/PG_VERSION")).text()).trim();
   const packed = Bun.zstdCompressSync(tar.stdout, { level: 22 });

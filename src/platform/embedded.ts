@@ -2,6 +2,7 @@ import { chmodSync, lstatSync, mkdirSync } from "node:fs";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
+import { setTimeout as pause } from "node:timers/promises";
 import pg from "pg";
 import { SetupError } from "../errors";
 import { makeDirectory } from "./directory";
@@ -29,7 +30,7 @@ const restartMsMax = 30_000;
 const socketPathBytesMax = 103;
 const socketName = ".s.PGSQL.5432";
 
-/** The database's process did not come up, with the reason where it gave one. */
+/** `ended` tells how, with what it said on its standard error. */
 type Child = { process: Bun.Subprocess<"pipe", "pipe", "pipe">; ended: Promise<string> };
 
 /**
@@ -40,8 +41,7 @@ type Child = { process: Bun.Subprocess<"pipe", "pipe", "pipe">; ended: Promise<s
 export class EmbeddedPostgres implements AsyncDisposable {
   /** Starts anew since the beginning. */
   restarts = 0;
-  #ending = false;
-  readonly #end = Promise.withResolvers<void>();
+  readonly #ending = new AbortController();
   #tended: Promise<void> = Promise.resolve();
 
   private constructor(
@@ -85,39 +85,45 @@ export class EmbeddedPostgres implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#ending = true;
-    this.#end.resolve();
+    this.#ending.abort();
     await this.#tended;
     await stop(this.child);
   }
 
-  /** Pings the database, kills it when it hangs, and starts it again whenever it ends. */
+  /** Starts the database again whenever it ends, and has it pinged while it runs. */
   async #tend(): Promise<void> {
     const { log } = this.options;
+    const { signal } = this.#ending;
     let restartMs = restartMsMin;
-    while (!this.#ending) {
+    for (;;) {
       const since = performance.now();
       const pings = new AbortController();
-      void this.#ping(this.child, pings.signal);
-      const reason = await Promise.race([this.child.ended, this.#end.promise]);
+      void this.#ping(this.child, AbortSignal.any([signal, pings.signal]));
+      const reason = await Promise.race([this.child.ended, aborted(signal)]);
       pings.abort();
-      if (this.#ending) return;
+      if (signal.aborted) return;
       // One that ran for a while has no lasting fault.
       if (performance.now() - since > restartMsMax) restartMs = restartMsMin;
-      log.error({ reason, restartMs }, "the embedded Postgres ended and is started again");
-      while (!this.#ending) {
-        await Promise.race([Bun.sleep(restartMs), this.#end.promise]);
+      log.error({ reason }, "the embedded Postgres ended and is started again");
+      for (let up = false; !up;) {
+        await pausing(restartMs, signal);
+        if (signal.aborted) return;
         restartMs = Math.min(restartMs * 2, restartMsMax);
-        if (this.#ending) return;
-        try {
-          this.child = await launch(this.options, this.socketDir);
-          this.restarts += 1;
-          log.info("the embedded Postgres serves again");
-          break;
-        } catch (error) {
-          log.error({ reason: String(error), restartMs }, "the embedded Postgres does not start");
-        }
+        up = await this.#relaunch();
       }
+    }
+  }
+
+  async #relaunch(): Promise<boolean> {
+    const { log } = this.options;
+    try {
+      this.child = await launch(this.options, this.socketDir);
+      this.restarts += 1;
+      log.info("the embedded Postgres serves again");
+      return true;
+    } catch (error) {
+      log.error({ reason: String(error) }, "the embedded Postgres does not start");
+      return false;
     }
   }
 
@@ -132,15 +138,15 @@ export class EmbeddedPostgres implements AsyncDisposable {
       connectionTimeoutMillis: hangMs,
       query_timeout: hangMs,
     });
-    // Ends with the process, which is looked at elsewhere.
+    // Ends with the process, whose end is noticed elsewhere.
     client.on("error", () => undefined);
     try {
       await client.connect();
       let written = await position(client);
       let tidiedAt = performance.now();
-      while (!signal.aborted) {
-        await Promise.race([Bun.sleep(pingEveryMs), this.#end.promise]);
-        if (signal.aborted || this.#ending) break;
+      for (;;) {
+        await pausing(pingEveryMs, signal);
+        if (signal.aborted) return;
         const now = await position(client);
         if (now === written || performance.now() - tidiedAt < tidyEveryMs) continue;
         await tidy(client);
@@ -148,7 +154,7 @@ export class EmbeddedPostgres implements AsyncDisposable {
         tidiedAt = performance.now();
       }
     } catch (error) {
-      if (signal.aborted || this.#ending || child.process.exitCode !== null) return;
+      if (signal.aborted || hasEnded(child)) return;
       log.error({ reason: String(error) }, "the embedded Postgres hangs and is killed");
       child.process.kill("SIGKILL");
     } finally {
@@ -156,6 +162,16 @@ export class EmbeddedPostgres implements AsyncDisposable {
     }
   }
 }
+
+const hasEnded = ({ process: child }: Child): boolean =>
+  child.exitCode !== null || child.signalCode !== null;
+
+const aborted = (signal: AbortSignal): Promise<void> =>
+  new Promise((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
+
+/** Over early when the signal is given. */
+const pausing = (ms: number, signal: AbortSignal): Promise<void> =>
+  pause(ms, undefined, { signal, ref: false }).catch(() => undefined);
 
 const addressOf = (socketDir: string): pg.ClientConfig => ({
   host: socketDir,

@@ -9,6 +9,7 @@ import { SetupError } from "../errors";
 import { ownDirectory } from "./lock";
 
 const version = "18";
+const zstdMagic = 0x28b52ffd;
 const connectionsMax = 32;
 /** An owner that was killed, or whose server was, is gone within that. */
 const ownWithinMs = 400;
@@ -31,16 +32,10 @@ export async function servePglite(options: Options): Promise<AsyncDisposable> {
   const { dir, socket, onFatal } = options;
   const owner = await own(dir);
   try {
-    const data = await prepared(dir);
-    const [pgliteWasmModule, fsBundle] = await Promise.all([
-      Bun.file(wasm)
-        .bytes()
-        .then((bytes) => WebAssembly.compile(bytes)),
-      Bun.file(bundle),
-    ]);
+    const [data, pgliteWasmModule] = await Promise.all([prepared(dir), compiled()]);
     const db = await PGlite.create(data, {
       pgliteWasmModule,
-      fsBundle,
+      fsBundle: new Blob([await unpacked(bundle)]),
       // Never run: the directory is made already. Without one it would be looked for on the disk.
       initdbWasmModule: new WebAssembly.Module(Uint8Array.of(0, 0x61, 0x73, 0x6d, 1, 0, 0, 0)),
     });
@@ -94,10 +89,18 @@ async function prepared(dir: string): Promise<string> {
     if (name.startsWith("data.new")) rmSync(join(dir, name), { recursive: true });
   }
   const making = join(dir, "data.new");
-  const tar = await Bun.zstdDecompress(await Bun.file(initial).bytes());
-  await new Bun.Archive(tar).extract(making);
+  await new Bun.Archive(await unpacked(initial)).extract(making);
   renameSync(making, data);
   return data;
+}
+
+const compiled = async (): Promise<WebAssembly.Module> => WebAssembly.compile(await unpacked(wasm));
+
+/** The files of PGlite are packed in the compiled binary alone (build.ts). */
+async function unpacked(path: string): Promise<Uint8Array<ArrayBuffer>> {
+  const bytes = await Bun.file(path).bytes();
+  const isPacked = new DataView(bytes.buffer).getUint32(0) === zstdMagic;
+  return isPacked ? new Uint8Array(await Bun.zstdDecompress(bytes)) : bytes;
 }
 
 /** Sync and Query end an exchange; all other messages leave it open for the next of the same client. */

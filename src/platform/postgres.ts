@@ -1,5 +1,6 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import { readFileSync } from "node:fs";
+import { setTimeout as pause } from "node:timers/promises";
 import type { ConnectionOptions } from "node:tls";
 import {
   createTableRelationsHelpers,
@@ -170,9 +171,8 @@ export class Postgres<S extends Schema = Record<string, never>> implements Async
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#ended) return;
     this.#ended = true;
-    // Connections in use end with their work, which nobody waits for longer than that.
-    const ended = this.#pool.end();
-    await Promise.race([ended, Bun.sleep(endMs)]);
+    // Connections in use end with their work; nobody waits for it longer than that.
+    await Promise.race([this.#pool.end(), pause(endMs, undefined, { ref: false })]);
   }
 
   async #ask(timeoutMs: number): Promise<boolean> {
@@ -200,7 +200,7 @@ export class Postgres<S extends Schema = Record<string, never>> implements Async
     this.#probing = true;
     try {
       while (!this.#ended && !(await this.check(probeEveryMs)) && this.#state === "down") {
-        await new Promise((resolve) => setTimeout(resolve, probeEveryMs).unref());
+        await pause(probeEveryMs, undefined, { ref: false });
       }
     } finally {
       this.#probing = false;
