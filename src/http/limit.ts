@@ -144,7 +144,10 @@ export function limitPolicyHeaders({ limit, windowMs }: LimitOptions): Record<st
 }
 
 /** 429 that says when to come back. */
-export function limitExceeded({ limit, windowMs }: LimitOptions, verdict: Verdict): AppError {
+export function limitExceeded(
+  { limit, windowMs }: Pick<LimitOptions, "limit" | "windowMs">,
+  verdict: Verdict,
+): AppError {
   const seconds = Math.round(windowMs / 1000);
   return new AppError(
     "rate_limited",

@@ -29,6 +29,12 @@ export class Metrics {
       "Signals acknowledged as durable, by outcome (written or duplicate).",
     ),
   );
+  readonly cacheHits = this.#add(
+    new HeldCounter("redis_cache_hits_total", "Look-ups that the cache answered, by namespace."),
+  );
+  readonly cacheMisses = this.#add(
+    new HeldCounter("redis_cache_misses_total", "Look-ups that were loaded, by namespace."),
+  );
   #registry: Promise<Registry> | null = null;
 
   /** A value that somebody else keeps, read when it is scraped. */
