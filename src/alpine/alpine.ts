@@ -2,14 +2,17 @@ import { join } from "node:path";
 import * as schema from "../../db/alpine/schema";
 import type { Config } from "../config";
 import { AppError, SetupError } from "../errors";
-import type { Admission } from "../http/admit";
 import { makeDirectory } from "../platform/directory";
 import { ownDirectory } from "../platform/lock";
 import type { Logger } from "../platform/log";
 import type { Metrics } from "../platform/metrics";
 import type { EmbeddedPostgres } from "../platform/embedded";
 import type { Postgres } from "../platform/postgres";
+import type { Cache, Namespace } from "../platform/cache";
 import type { Redis } from "../platform/redis";
+import { absentSeconds } from "./users/lookup";
+import { User } from "./users/schema";
+import { type AuthLimit, authLimits } from "./auth/limits";
 import { AccessTokens, RefreshTokens } from "./auth/tokens";
 import { Passwords } from "./auth/passwords";
 import { Changes } from "./changes";
@@ -23,6 +26,7 @@ export type AlpineOptions = {
   metrics: Metrics;
   now: () => number;
   redis: Redis | null;
+  cache: Cache;
 };
 
 const retryMs = 1_000;
@@ -35,6 +39,9 @@ export class Alpine implements AsyncDisposable {
   readonly credentials: Credentials;
   readonly passwords: Passwords;
   readonly refreshTokens: RefreshTokens;
+  /** Users by their id, as answers show them. */
+  readonly users: Namespace<User | null>;
+  readonly windows: Record<AuthLimit, AuthWindow>;
   /** Resolves once everything has started; rejects with a SetupError that no waiting mends. */
   readonly started: Promise<void>;
   readonly #owner: Disposable | null;
@@ -54,6 +61,15 @@ export class Alpine implements AsyncDisposable {
     this.changes = new Changes({ db, bus: redis, now, log });
     const tokens = () => this.#tokens;
     this.credentials = new Credentials({ db, tokens, changes: this.changes, now, log });
+    this.users = options.cache.namespace<User | null>({
+      name: "user",
+      ttlSeconds: config.cacheTtlSeconds,
+      negativeTtlSeconds: absentSeconds,
+      schema: User.nullable(),
+    });
+    this.changes.listen(async (change) => {
+      if (change.kind === "user") await this.users.invalidate(change.id);
+    });
     this.passwords = new Passwords((event, data) => {
       if (!this.#ended) log.error({ data }, `password thread ${event}`);
     });
@@ -190,8 +206,3 @@ function ownEmbedded(config: Config): Disposable {
   makeDirectory(dir);
   return ownDirectory(dir);
 }
-
-export type Plane = Pick<
-  Alpine,
-  "changes" | "credentials" | "passwords" | "refreshTokens" | "tokens" | "db"
-> & { admission: Admission };

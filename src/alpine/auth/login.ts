@@ -1,0 +1,61 @@
+import type { z } from "@hono/zod-openapi";
+import { and, eq } from "drizzle-orm";
+import { users } from "../../../db/alpine/schema";
+import { AppError } from "../../errors";
+import { audit, type Origin } from "../audit";
+import type { Plane } from "../plane";
+import { userByEmail } from "../users/store";
+import { forgive, limitTo } from "./limits";
+import type { Login, Tokens } from "./schema";
+import { openSession, tokensOf } from "./sessions";
+import { checkSecondFactor } from "./totp";
+
+/**
+ * Opens a session. Somebody unknown, shut out or not verified and a wrong password get one answer,
+ * after the same work (A2). Attempts are counted before they are looked at (A3).
+ * @throws AppError 401, 429, 503.
+ */
+export async function login(
+  plane: Plane,
+  { email, password, totp }: z.infer<typeof Login>,
+  origin: Origin,
+): Promise<Tokens> {
+  const { alpine, config, now } = plane;
+  await limitTo(plane, "loginAddress", origin.address);
+  await limitTo(plane, "loginAccount", email);
+  const user = await userByEmail(alpine.db(), email);
+  const right = await alpine.passwords.verify(password, user?.passwordHash ?? null);
+  const allowed = user?.isActive === true && (user.isVerified || !config.requireVerifiedEmail);
+  if (!user || !right || !allowed) {
+    await audit(alpine.db(), now(), origin, { event: "login_failed", subjectId: user?.id ?? null });
+    throw refused();
+  }
+  if (user.totpEnabledAt) await checkSecondFactor(plane, user, totp, origin);
+  const nowMs = now();
+  const opened = await alpine.changes.write(async (tx) => {
+    // Locks the row: whoever changes rights or the password meanwhile ends this session as well.
+    const [locked] = await tx
+      .update(users)
+      .set({ lastLoginAt: new Date(nowMs) })
+      .where(
+        and(
+          eq(users.id, user.id),
+          eq(users.isActive, true),
+          eq(users.passwordHash, user.passwordHash),
+        ),
+      )
+      .returning({ id: users.id, tier: users.tier, role: users.role });
+    if (!locked) return null;
+    await audit(tx, nowMs, origin, { event: "login", actorId: user.id });
+    return { user: locked, ...(await openSession(alpine, tx, locked, origin, nowMs)) };
+  });
+  if (!opened) throw refused();
+  await forgive(plane, "loginAccount", email);
+  await forgive(plane, "loginAddress", origin.address);
+  return tokensOf(alpine, opened.user, opened.session, opened.refreshToken);
+}
+
+const refused = (): AppError =>
+  new AppError("unauthorized", "The e-mail address or the password is wrong.", {
+    headers: { "WWW-Authenticate": 'Bearer realm="argo"' },
+  });

@@ -1,0 +1,148 @@
+import { and, eq, gt, isNull, ne, sql } from "drizzle-orm";
+import { refreshTokens, revocations, sessions } from "../../../db/alpine/schema";
+import type { Origin } from "../audit";
+import type { Alpine } from "../alpine";
+import type { Tell } from "../changes";
+import type { Queries, Transaction } from "../database";
+import type { UserRow } from "../users/schema";
+import type { Tokens } from "./schema";
+import { accessSeconds, hashOf } from "./tokens";
+
+/** A session that nobody refreshes for so long has ended. */
+export const sessionMs = 30 * 86_400_000;
+/** No access token outlives its session by more; clocks of two machines may differ a little. */
+const revocationMs = (accessSeconds + 300) * 1000;
+
+export type SessionRow = typeof sessions.$inferSelect;
+
+/** Opens a session of a user. @returns its tokens. */
+export async function openSession(
+  alpine: Alpine,
+  tx: Transaction,
+  user: Pick<UserRow, "id" | "tier" | "role">,
+  origin: Origin,
+  nowMs: number,
+): Promise<{ session: SessionRow; refreshToken: string }> {
+  const at = new Date(nowMs);
+  const session: SessionRow = {
+    id: Bun.randomUUIDv7("hex", nowMs),
+    userId: user.id,
+    generation: 0,
+    createdAt: at,
+    lastUsedAt: at,
+    expiresAt: new Date(nowMs + sessionMs),
+    endedAt: null,
+    userAgent: origin.userAgent,
+    address: origin.address,
+  };
+  const refreshToken = alpine.refreshTokens.first();
+  await tx.insert(sessions).values(session);
+  await insertRefreshToken(tx, session, refreshToken, nowMs);
+  return { session, refreshToken };
+}
+
+export async function insertRefreshToken(
+  db: Queries,
+  { id, expiresAt }: Pick<SessionRow, "id" | "expiresAt">,
+  token: string,
+  nowMs: number,
+): Promise<void> {
+  await db
+    .insert(refreshTokens)
+    .values({ hash: hashOf(token), sessionId: id, createdAt: new Date(nowMs), expiresAt })
+    .onConflictDoNothing();
+}
+
+/** What a login and a refresh answer. */
+export async function tokensOf(
+  alpine: Alpine,
+  user: Pick<UserRow, "id" | "tier" | "role">,
+  session: Pick<SessionRow, "id" | "generation">,
+  refreshToken: string,
+): Promise<Tokens> {
+  const subject = {
+    userId: user.id,
+    sessionId: session.id,
+    generation: session.generation,
+    tier: user.tier,
+    role: user.role,
+  };
+  return {
+    access_token: await alpine.tokens.sign(subject),
+    refresh_token: refreshToken,
+    token_type: "Bearer",
+    expires_in: accessSeconds,
+  };
+}
+
+export type Ended = { sessionId?: string; except?: string };
+
+/**
+ * Ends sessions of a user: one, all, or all but one. Their tokens are void everywhere.
+ * @returns the ids of those that were open.
+ */
+export async function endSessions(
+  tx: Transaction,
+  tell: Tell,
+  userId: string,
+  nowMs: number,
+  { sessionId, except }: Ended = {},
+): Promise<string[]> {
+  const at = new Date(nowMs);
+  const ended = await tx
+    .update(sessions)
+    .set({ endedAt: at })
+    .where(
+      and(
+        eq(sessions.userId, userId),
+        isNull(sessions.endedAt),
+        gt(sessions.expiresAt, at),
+        sessionId === undefined ? undefined : eq(sessions.id, sessionId),
+        except === undefined ? undefined : ne(sessions.id, except),
+      ),
+    )
+    .returning({ id: sessions.id });
+  for (const { id } of ended) await revoke(tx, tell, id, null, nowMs);
+  return ended.map(({ id }) => id);
+}
+
+/**
+ * Makes the access tokens of a user void while the sessions go on: what they carry of tier and
+ * role is no longer so, and the next refresh gives others.
+ */
+export async function renewSessions(
+  tx: Transaction,
+  tell: Tell,
+  userId: string,
+  nowMs: number,
+): Promise<void> {
+  const renewed = await tx
+    .update(sessions)
+    .set({ generation: sql`${sessions.generation} + 1` })
+    .where(
+      and(
+        eq(sessions.userId, userId),
+        isNull(sessions.endedAt),
+        gt(sessions.expiresAt, new Date(nowMs)),
+      ),
+    )
+    .returning({ id: sessions.id, generation: sessions.generation });
+  for (const { id, generation } of renewed) await revoke(tx, tell, id, generation, nowMs);
+}
+
+/** Durable here, then told to everybody. `id` is a session (`sid`) or one token (`jti`). */
+export async function revoke(
+  tx: Transaction,
+  tell: Tell,
+  id: string,
+  fromGeneration: number | null,
+  nowMs: number,
+): Promise<void> {
+  const expiresAt = new Date(nowMs + revocationMs);
+  const row = { id, fromGeneration, createdAt: new Date(nowMs), expiresAt };
+  await tx
+    .insert(revocations)
+    .values(row)
+    .onConflictDoUpdate({ target: revocations.id, set: { fromGeneration, expiresAt } });
+  tell({ kind: "session", id, fromGeneration, expiresAtMs: expiresAt.getTime() });
+}

@@ -1,0 +1,39 @@
+import type { z } from "@hono/zod-openapi";
+import { AppError } from "../../errors";
+import { audit, type Origin } from "../audit";
+import type { Plane } from "../plane";
+import { type User, userOf } from "../users/schema";
+import { insertUser, newUser } from "../users/store";
+import { limitTo } from "./limits";
+import type { Signup } from "./schema";
+import { sendVerification } from "./verify";
+
+/**
+ * Makes an account of the lowest tier. Null where the address must be verified first: then the
+ * answer is the same for every address, and whoever has the account already is told by mail.
+ * @throws AppError 409 for a known address, 429, 503.
+ */
+export async function signup(
+  plane: Plane,
+  body: z.infer<typeof Signup>,
+  origin: Origin,
+): Promise<User | null> {
+  const { alpine, config, now } = plane;
+  await limitTo(plane, "signupAddress", origin.address);
+  // Before anything is looked up: it takes as long for a known address as for a new one.
+  const passwordHash = await alpine.passwords.hash(body.password);
+  const nowMs = now();
+  const user = newUser(nowMs, { email: body.email, fullName: body.full_name, passwordHash });
+  const made = await alpine.changes.write(async (tx) => {
+    if (!(await insertUser(tx, user))) return false;
+    await audit(tx, nowMs, origin, { event: "signup", actorId: user.id });
+    return true;
+  });
+  if (config.requireVerifiedEmail) {
+    await sendVerification(plane, body.email, origin);
+    return null;
+  }
+  if (!made) throw new AppError("conflict", "There is an account with this e-mail address.");
+  await sendVerification(plane, body.email, origin);
+  return userOf(user);
+}

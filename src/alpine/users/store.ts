@@ -1,0 +1,52 @@
+import { eq, sql } from "drizzle-orm";
+import { users } from "../../../db/alpine/schema";
+import type { Queries } from "../database";
+import type { UserRow } from "./schema";
+
+/** Whatever the case, as the index has it. */
+export async function userByEmail(db: Queries, email: string): Promise<UserRow | undefined> {
+  const [row] = await db
+    .select()
+    .from(users)
+    .where(sql`lower(${users.email}) = lower(${email})`)
+    .limit(1);
+  return row;
+}
+
+export async function userById(db: Queries, id: string): Promise<UserRow | undefined> {
+  const [row] = await db.select().from(users).where(eq(users.id, id)).limit(1);
+  return row;
+}
+
+/** @returns false when the address is taken; then nothing was written. */
+export async function insertUser(db: Queries, user: UserRow): Promise<boolean> {
+  const rows = await db
+    .insert(users)
+    .values(user)
+    .onConflictDoNothing()
+    .returning({ id: users.id });
+  return rows.length > 0;
+}
+
+/** A user as they begin: the lowest tier, no rights, not verified. */
+export function newUser(
+  nowMs: number,
+  given: Pick<UserRow, "email" | "fullName" | "passwordHash"> & Partial<UserRow>,
+): UserRow {
+  const at = new Date(nowMs);
+  return {
+    id: Bun.randomUUIDv7("hex", nowMs),
+    tier: "starter",
+    role: "user",
+    isActive: true,
+    isVerified: false,
+    createdAt: at,
+    updatedAt: at,
+    lastLoginAt: null,
+    passwordChangedAt: at,
+    totpSecret: null,
+    totpEnabledAt: null,
+    totpLastStep: null,
+    ...given,
+  };
+}
