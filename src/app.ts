@@ -14,7 +14,7 @@ import type { Logger } from "./platform/log";
 import { operationRoutes } from "./http/health";
 import { version } from "./version";
 
-/** Of both Bun sends what HTTP allows: to HEAD the headers alone. */
+/** Of both Bun sends what HTTP allows: to HEAD the headers alone, with the length of the body. */
 const readMethods = new Set(["GET", "HEAD"]);
 
 const description: Parameters<OpenAPIHono["getOpenAPI31Document"]>[0] = {
@@ -104,9 +104,10 @@ export function createApp(deps: Deps) {
     fetch: edge((request, exchange) => {
       const { method } = request;
       if (method === "OPTIONS" && request.headers.has("origin")) return preflight(config, request);
-      exchange.bodiless = method === "HEAD";
-      const polled = readMethods.has(method) && isPoll(request.url);
-      return polled ? poll(request, exchange) : app.fetch(request, exchange);
+      if (readMethods.has(method) && isPoll(request.url)) return poll(request, exchange);
+      // Hono would take the body of a HEAD away, and with it the length that Bun tells.
+      const routed = method === "HEAD" ? new Request(request, { method: "GET" }) : request;
+      return app.fetch(routed, exchange);
     }),
     /** Answers GET requests of this path, and needs no router: that would cost a poll dearly. */
     poll: { path: latestPath, fetch: edge(poll) },

@@ -52,7 +52,6 @@ export function createEdge(deps: EdgeDeps): (handler: Handler) => Fetch {
         startedAt: performance.now(),
         dressed: false,
         dress,
-        bodiless: false,
         streamed: false,
         principal: undefined,
         verdict: undefined,
@@ -89,7 +88,7 @@ export function createEdge(deps: EdgeDeps): (handler: Handler) => Fetch {
   ): Promise<Response> {
     const { request } = exchange;
     let response = await settled(answer, request, exchange);
-    // Told late by a handler that Hono called behind a promise, as for HEAD.
+    // Told late by a handler that Hono called behind a promise.
     if (exchange.dressed && answer instanceof Promise) return response;
     const route = deps.routeOf(request);
     if (config.compression && acceptsGzip(request.headers.get("accept-encoding"))) {

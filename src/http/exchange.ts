@@ -4,6 +4,7 @@ import type { Verdict } from "./limit";
 
 /** What one request carries through Hono as `c.env`. */
 export type Exchange = {
+  /** As it came: the one that the listener knows. */
   request: Request;
   /** The listener; null where a test calls the application without one. */
   server: Server<unknown> | null;
@@ -14,8 +15,6 @@ export type Exchange = {
   dressed: boolean;
   /** Puts every header on an answer and measures it: for the errors of such a handler. */
   dress: (response: Response, exchange: Exchange) => Promise<Response>;
-  /** True for HEAD: headers alone are sent. */
-  bodiless: boolean;
   /** Set by a handler whose body is produced while it is sent. */
   streamed: boolean;
   /** Who asked; set once it is known. */

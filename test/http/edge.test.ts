@@ -651,6 +651,50 @@ describe("/docs", () => {
   });
 });
 
+describe("HEAD", () => {
+  let app: App;
+  beforeAll(async () => {
+    app = await openApp();
+  });
+  afterAll(() => app[Symbol.asyncDispose]());
+
+  test.each([
+    "/api/signals/latest?limit=1",
+    "/api/signals",
+    "/api/signals/1",
+    "/api/signals/0",
+    `/api/signals/hash/${"0".repeat(64)}`,
+    "/api/signals/export",
+    "/api/stats",
+    "/livez",
+    "/version",
+    "/docs",
+    "/docs/swagger-ui.css",
+    "/openapi.json",
+    "/nothing",
+    // For direct requests of this machine alone: HEAD comes from there too.
+    "/metrics",
+  ])("of %s tells the length of GET, or none", async (path) => {
+    for (const encoding of ["identity", "gzip"]) {
+      const ask = (method: string): Promise<Response> =>
+        fetch(app.listen() + path, {
+          method,
+          headers: { "Accept-Encoding": encoding, "X-Request-Id": "request-of-head" },
+        });
+      const got = await ask("GET");
+      await got.arrayBuffer();
+      const head = await ask("HEAD");
+      expect(await head.text()).toBe("");
+      expect(head.status).toBe(got.status);
+      expect(head.headers.get("content-type")).toBe(got.headers.get("content-type"));
+      expect(head.headers.get("content-encoding")).toBe(got.headers.get("content-encoding"));
+      // The metrics and the times in them move between two requests.
+      if (path === "/metrics") expect(head.headers.get("content-length")).not.toBe("0");
+      else expect(head.headers.get("content-length")).toBe(got.headers.get("content-length"));
+    }
+  });
+});
+
 describe("a server that drains", () => {
   test("goes on answering, says so, and lets connections go", async () => {
     await using app = await openApp();

@@ -1,8 +1,8 @@
 import { AppError } from "../../errors";
 import { Gate } from "../../platform/gate";
 import { Thread } from "../../platform/thread";
-import type { Signal } from "./signal";
-import type { SignalReader, Tally } from "./store";
+import type { ReceivedSignal, Signal } from "./signal";
+import type { HashSearch, SignalReader } from "./store";
 import type { Page, Walk } from "./walk";
 
 /** Rows that one read may visit on the server's own thread: well under a millisecond. */
@@ -69,12 +69,19 @@ export class FarReader implements AsyncDisposable {
     return this.#slices.run(() => this.#thread.call<string>("slice", [sinceId, untilId, limit]));
   }
 
-  tally(sinceId: number, untilId: number, limit: number): Promise<Tally> {
-    return this.#thread.call("tally", [sinceId, untilId, limit]);
+  /**
+   * The newest row that carries this hash: at once by the index, else a promise.
+   * @throws AppError 503 when the deadline passes first.
+   */
+  byHash(sha256: string): ReceivedSignal | null | Promise<ReceivedSignal | null> {
+    if (this.near.hashIndexed) return this.near.byHash(sha256);
+    const until = performance.now() + this.options.deadlineMs;
+    return this.#walks.run(() => this.#seek(sha256, until));
   }
 
-  countRows(): Promise<number> {
-    return this.#thread.call("countRows", null);
+  /** The counts of all rows as JSON, as of this call or newer. */
+  stats(): Promise<string> {
+    return this.#thread.call("stats", null);
   }
 
   /** How many rows are dated after this text, at most `limit`. */
@@ -123,10 +130,25 @@ export class FarReader implements AsyncDisposable {
       limit -= page.rows.length;
       skip -= page.skipped;
     }
-    throw new AppError(
-      "unavailable",
-      `No answer within ${this.options.deadlineMs} ms: too few of the signals match. Narrow the filter by symbol, strategy or since.`,
-      { retryAfterSeconds: 5 },
+    throw this.#late(
+      "too few of the signals match. Narrow the filter by symbol, strategy or since.",
     );
+  }
+
+  async #seek(sha256: string, until: number): Promise<ReceivedSignal | null> {
+    let belowId: number | null = Number.MAX_SAFE_INTEGER;
+    while (performance.now() < until) {
+      const found: HashSearch = await this.#thread.call("seekHash", [sha256, belowId, farRowsMax]);
+      belowId = found.belowId;
+      if (belowId === null) return found.signal;
+    }
+    throw this.#late(
+      "the signal file has no index of its hashes. Let this server write it, so that it is adopted.",
+    );
+  }
+
+  #late(reason: string): AppError {
+    const detail = `No answer within ${this.options.deadlineMs} ms: ${reason}`;
+    return new AppError("unavailable", detail, { retryAfterSeconds: 5 });
   }
 }

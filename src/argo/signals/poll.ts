@@ -51,15 +51,14 @@ export function createPoll(deps: Deps): Poll {
     const unmodified = ifNoneMatch !== null && variant.matches(ifNoneMatch);
     let own = (unmodified ? variant.unmodified : variant.full).stamp(exchange);
     const origin = headers.get("origin");
-    if (origin !== null || draining() || exchange.bodiless) {
+    if (origin !== null || draining()) {
       own = new Headers(own);
       allowOrigin(config, origin, own);
       if (draining()) own.set("Connection", "close");
-      if (exchange.bodiless) own.set("Content-Length", String(variant.body.length));
     }
     const response = unmodified
       ? new Response(null, { status: 304, headers: own })
-      : new Response(exchange.bodiless ? null : variant.body, { headers: own });
+      : new Response(variant.body, { headers: own });
     (unmodified ? notModified : ok).value += 1;
     duration.observe((performance.now() - exchange.startedAt) / 1000);
     return response;

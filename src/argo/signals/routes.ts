@@ -130,9 +130,9 @@ export function signalRoutes({ config, argo, admission, metrics, poll }: Deps) {
       ...problems(404),
     },
   });
-  app.openapi(byHash, (c) => {
+  app.openapi(byHash, async (c) => {
     const { sha256 } = c.req.valid("param");
-    return c.json(found(argo.reader.byHash(sha256), `No signal has the hash ${sha256}.`), 200);
+    return c.json(found(await argo.far.byHash(sha256), `No signal has the hash ${sha256}.`), 200);
   });
 
   const byId = createRoute({
@@ -168,7 +168,10 @@ export function signalRoutes({ config, argo, admission, metrics, poll }: Deps) {
       ...limitedProblems,
     },
   });
-  app.openapi(stats, async (c) => c.json(await argo.stats.current(), 200));
+  app.openapi(stats, async (c) => {
+    const json = await argo.stats.current();
+    return c.body(json, 200, { "Content-Type": "application/json" }) as never;
+  });
 
   const post = createRoute({
     method: "post",

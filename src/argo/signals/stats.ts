@@ -9,53 +9,61 @@ const otherName = "(other)";
 
 type Counted = Pick<Head, "inserts" | "updates" | "deletes" | "maxId">;
 
-/**
- * Counts by symbol, strategy, action and day. New rows are added to what is known; anything but
- * new rows (an update, a delete, a row replaced) is found by the change counters and makes the
- * counting start anew. All of it runs on another thread.
- */
+/** The counts for those who ask: a few names or 40,000, the server's thread hands bytes on. */
 export class SignalStats {
-  #counts = empty();
-  #counted: Counted | null = null;
-  #running: { epoch: number; stats: Promise<Stats> } | null = null;
-  #next: Promise<Stats> | null = null;
+  #running: { epoch: number; json: Promise<string> } | null = null;
+  #next: Promise<string> | null = null;
 
   constructor(
     private readonly reader: SignalReader,
     private readonly far: FarReader,
   ) {}
 
-  /** The counts as of now. Calls share a counting that begins after them, or sees what they see. */
-  current(): Promise<Stats> {
+  /** The counts as of now, as JSON. Calls share a counting that begins after them, or sees what they see. */
+  current(): Promise<string> {
     this.reader.refresh();
     const { epoch } = this.reader;
     if (!this.#running) return this.#run(epoch);
-    if (this.#running.epoch === epoch) return this.#running.stats;
+    if (this.#running.epoch === epoch) return this.#running.json;
     const again = () => {
       this.#next = null;
       return this.#run(this.reader.epoch);
     };
-    return (this.#next ??= this.#running.stats.then(again, again));
+    return (this.#next ??= this.#running.json.then(again, again));
   }
 
-  #run(epoch: number): Promise<Stats> {
-    const running = { epoch, stats: this.#bringUpToDate() };
+  #run(epoch: number): Promise<string> {
+    const running = { epoch, json: this.far.stats() };
     this.#running = running;
     const done = () => {
       if (this.#running === running) this.#running = null;
     };
-    running.stats.then(done, done);
-    return running.stats;
+    running.json.then(done, done);
+    return running.json;
   }
+}
 
-  async #bringUpToDate(): Promise<Stats> {
+/**
+ * Counts by symbol, strategy, action and day. New rows are added to what is known; anything but
+ * new rows (an update, a delete, a row replaced) is found by the change counters and makes the
+ * counting start anew. For a thread of its own, one call at a time.
+ */
+export class SignalCounts {
+  #counts = empty();
+  #counted: Counted | null = null;
+
+  constructor(private readonly reader: SignalReader) {}
+
+  /** The counts as of now, as JSON. Lets other calls in between its stretches. */
+  async json(): Promise<string> {
     const head = this.reader.look();
-    if (this.#counted && (await this.#extend(this.#counted, head))) return shown(this.#counts);
-    this.#counted = null;
-    this.#counts = empty();
-    await this.#add(this.#counts, Number.MIN_SAFE_INTEGER, head.maxId);
-    this.#counted = head;
-    return shown(this.#counts);
+    if (!this.#counted || !(await this.#extend(this.#counted, head))) {
+      this.#counted = null;
+      this.#counts = empty();
+      await this.#add(this.#counts, Number.MIN_SAFE_INTEGER, head.maxId);
+      this.#counted = head;
+    }
+    return JSON.stringify(shown(this.#counts));
   }
 
   /** Adds the rows since `was`; false when something else than new rows has happened. */
@@ -68,7 +76,7 @@ export class SignalStats {
     // A row that took the place of an older one by its id or by a unique index counts as one
     // insert without one row more.
     if (added !== head.inserts - was.inserts) return false;
-    if (this.reader.layout.unique && (await this.far.countRows()) !== counts.total) return false;
+    if (this.reader.layout.unique && this.reader.countRows() !== counts.total) return false;
     this.#counts = counts;
     this.#counted = head;
     return true;
@@ -77,10 +85,11 @@ export class SignalStats {
   async #add(counts: Counts, sinceId: number, untilId: number): Promise<number> {
     let added = 0;
     for (let id = sinceId; id < untilId;) {
-      const tally = await this.far.tally(id, untilId, rowsPerStretch);
+      const tally = this.reader.tally(id, untilId, rowsPerStretch);
       addTally(counts, tally);
       added += tally.rows;
       id = tally.lastId;
+      if (id < untilId) await new Promise((resolve) => setImmediate(resolve));
     }
     return added;
   }

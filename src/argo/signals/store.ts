@@ -26,6 +26,9 @@ export type Tally = {
   rows: number;
 };
 
+/** What a stretch of a search for a hash came to. */
+export type HashSearch = { signal: ReceivedSignal | null; belowId: number | null };
+
 /** Counters of all changes ever seen by our triggers, with the highest id. */
 export type Head = {
   inserts: number;
@@ -195,6 +198,32 @@ export class SignalReader implements Disposable {
     return guarded(() => {
       const sql = `SELECT ${this.#columns(layout, true)} ${where} ORDER BY ${id} DESC LIMIT 1`;
       return this.#signals<ReceivedSignal>(sql, { sha256 })[0] ?? null;
+    });
+  }
+
+  /** False when looking for a hash would have to visit all rows: the index for it is not there. */
+  get hashIndexed(): boolean {
+    const layout = this.#mustLayout();
+    return !layout.has.sha256 || layout.indexes.hash !== undefined;
+  }
+
+  /**
+   * The newest row that carries this hash among the `budget` rows next below an id, without any
+   * index; `belowId` says where to go on, null when there is nothing further.
+   */
+  seekHash(sha256: string, belowId: number, budget: number): HashSearch {
+    const layout = this.#mustLayout();
+    const { id } = layout;
+    return guarded(() => {
+      const last = this.#first<{ id: number }>(
+        `SELECT ${id} AS id FROM "signals" WHERE ${id} < $belowId ORDER BY ${id} DESC LIMIT 1 OFFSET +$offset`,
+        { belowId, offset: budget - 1 },
+      );
+      const sql = `SELECT ${this.#columns(layout, true)} WHERE +"sha256" = $sha256
+         AND ${id} < $belowId AND ${id} >= $lastId ORDER BY ${id} DESC LIMIT 1`;
+      const lastId = last?.id ?? Number.MIN_SAFE_INTEGER;
+      const signal = this.#signals<ReceivedSignal>(sql, { sha256, belowId, lastId })[0] ?? null;
+      return { signal, belowId: signal ? null : (last?.id ?? null) };
     });
   }
 

@@ -834,6 +834,25 @@ describe("Idempotency-Key", () => {
 });
 
 describe("many posts in one commit", () => {
+  test("a table changed while they wait for the lock is read again before anything is written", async () => {
+    await using app = await openApp();
+    expect((await app.post(signal())).status).toBe(201);
+    const before = count(app);
+    const { engine } = app;
+    engine.run("BEGIN IMMEDIATE");
+    engine.run("ALTER TABLE signals ADD COLUMN note TEXT");
+    const posted = app.post(signal({ symbol: "NDX" }));
+    // By now it has been read for the table as it was, and waits for the lock (up to 2 s).
+    await Bun.sleep(500);
+    engine.run("COMMIT");
+    const response = await posted;
+    expect(response.status).toBe(503);
+    expect((await problemOf(response)).detail).toContain("changed");
+    expect(count(app)).toBe(before);
+    expect((await app.post(signal({ symbol: "NDX" }))).status).toBe(201);
+    expect(count(app)).toBe(before + 1);
+  });
+
   test("a post that fails takes no other with it", async () => {
     await using app = await openApp({ fixture: null });
     const bodies = Array.from({ length: 60 }, (_, i) =>

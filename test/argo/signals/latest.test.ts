@@ -425,6 +425,18 @@ for line in sys.stdin:
     }
   });
 
+  test("a look that fails is made again, not taken for done", async () => {
+    await using app = await openApp();
+    await app.json(PATH);
+    app.engine.transaction(() => {
+      app.engine.run("ALTER TABLE argo_head RENAME COLUMN deletes TO gone");
+      app.engine.run("UPDATE signals SET symbol = 'NEW'");
+    })();
+    for (let i = 0; i < 3; i += 1) expect((await app.get(`${PATH}?limit=1`)).status).toBe(503);
+    app.engine.run("ALTER TABLE argo_head RENAME COLUMN gone TO deletes");
+    expect(await app.json<Signal[]>(`${PATH}?limit=1`)).toMatchObject([{ symbol: "NEW" }]);
+  });
+
   test("writes to other tables keep the bytes", async () => {
     await using app = await openApp({ fixture: mixed });
     const { answers } = app.deps.argo;

@@ -1,7 +1,8 @@
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, spyOn, test } from "bun:test";
 import type { Database } from "bun:sqlite";
 import { connect } from "node:net";
 import fc from "fast-check";
+import { FarReader } from "../../../src/argo/signals/far.ts";
 import {
   fieldsOf,
   LEGACY_ROWS,
@@ -132,6 +133,63 @@ describe("one signal", () => {
   );
 });
 
+describe("one signal by its hash, without the index of hashes", () => {
+  const ROWS = 12_000;
+  const hashOf = (i: number): string => `${i}`.padStart(64, "0");
+  let app: App;
+  beforeAll(async () => {
+    app = await openApp({
+      fixture: (db) => {
+        db.run(
+          `CREATE TABLE signals (id INTEGER PRIMARY KEY, symbol TEXT, action TEXT, entry_price REAL,
+           confidence REAL, strategy TEXT, timestamp TEXT, sha256 TEXT)`,
+        );
+        db.run(
+          `WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ${ROWS})
+           INSERT INTO signals SELECT i, 'SPX', 'BUY', i, 99, 'trend', '2026-01-01T00:00:00Z',
+           printf('%064d', i) FROM n`,
+        );
+      },
+    });
+    app.engine.run("UPDATE signals SET sha256 = ? WHERE id IN (5001, 7000)", [hashOf(7_000)]);
+    app.engine.run("DROP INDEX idx_signal_sha256");
+    // Nobody builds it again while somebody else holds the lock.
+    app.engine.run("BEGIN IMMEDIATE");
+  });
+  afterAll(async () => {
+    app.engine.run("ROLLBACK");
+    await app[Symbol.asyncDispose]();
+  });
+
+  test("is looked for away from the server's thread, newest first", async () => {
+    const { reader } = app.deps.argo;
+    const near = spyOn(reader, "byHash");
+    for (const [hash, id] of [
+      [hashOf(1), 1],
+      [hashOf(7_000), 7_000],
+      [hashOf(2_000), 2_000],
+      [hashOf(2_001), 2_001],
+      [hashOf(ROWS), ROWS],
+    ] as const) {
+      expect((await app.json<Received>(`/api/signals/hash/${hash}`)).id).toBe(id);
+    }
+    for (const none of [5_001, 0]) {
+      expect((await app.get(`/api/signals/hash/${hashOf(none)}`)).status).toBe(404);
+    }
+    expect(reader.hashIndexed).toBe(false);
+    expect(near).not.toHaveBeenCalled();
+    near.mockRestore();
+  });
+
+  test("is given up at the deadline, with the fix", async () => {
+    const { reader } = app.deps.argo;
+    const onEvent = (): void => undefined;
+    await using far = new FarReader(reader, { path: app.db, deadlineMs: 0, onEvent });
+    const failed = await Promise.resolve(far.byHash(hashOf(1))).catch((error: unknown) => error);
+    expect(failed).toMatchObject({ code: "unavailable", detail: expect.stringContaining("index") });
+  });
+});
+
 interface Stats {
   total: number;
   by_symbol: Record<string, number>;
@@ -228,6 +286,36 @@ describe("stats", () => {
       seeded(60),
     );
   }, 30_000);
+
+  test("of more names than are told apart are counted, by no read of the server's thread", async () => {
+    const names = 60_000;
+    await using app = await openApp({
+      fixture: (db) => {
+        db.run(
+          "CREATE TABLE signals (id INTEGER PRIMARY KEY, symbol, action, entry_price, confidence, timestamp)",
+        );
+        db.run(
+          `WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ${names})
+           INSERT INTO signals SELECT i, 'S' || i, 'BUY', 1, 99, '2026-01-01' FROM n`,
+        );
+      },
+    });
+    const near = spyOn(app.deps.argo.reader, "tally");
+    for (const total of [names, names + 1]) {
+      const stats = await app.json<Stats>("/api/stats");
+      expect(stats.total).toBe(total);
+      expect(Object.keys(stats.by_symbol)).toHaveLength(10_001);
+      expect(stats.by_symbol["S1"]).toBe(1);
+      expect(stats.by_symbol["(other)"]).toBe(total - 10_000);
+      app.engine.run("INSERT INTO signals VALUES (NULL,'S7777777','BUY',1,99,'2026-01-02')");
+    }
+    // A list is answered while they are counted anew.
+    app.engine.run("UPDATE signals SET action = 'SELL' WHERE id = 1");
+    const counting = app.json<Stats>("/api/stats");
+    expect(await app.json<Page>("/api/signals?limit=1")).toMatchObject({ has_more: true });
+    expect((await counting).by_action).toEqual({ BUY: names + 1, SELL: 1 });
+    expect(near).not.toHaveBeenCalled();
+  }, 20_000);
 
   test("are right after posts, and a repeated post counts once", async () => {
     await using app = await openApp();
