@@ -1,6 +1,8 @@
 import { OpenAPIHono } from "@hono/zod-openapi";
 import { HTTPException } from "hono/http-exception";
 import { getPath } from "hono/utils/url";
+import { authRoutes } from "./alpine/auth/routes";
+import type { Plane } from "./alpine/plane";
 import { createPoll, latestPath } from "./argo/signals/poll";
 import { signalRoutes } from "./argo/signals/routes";
 import type { Deps } from "./deps";
@@ -34,7 +36,7 @@ const methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
 
 /** The whole application: every mount, in order, inside the edge that all requests pass. */
 export function createApp(deps: Deps) {
-  const { config, log, metrics, argo, admission, state } = deps;
+  const { config, log, metrics, argo, alpine, redis, admission, now, state } = deps;
   const draining = () => state.draining;
   const tellRefusal = createRefusalLog(log, deps.now);
   const app = new OpenAPIHono<AppEnv>({ getPath: pathOf });
@@ -50,8 +52,16 @@ export function createApp(deps: Deps) {
       now: deps.now,
       ready: () => (state.draining ? "draining" : state.started ? null : "starting"),
       signalsFault: () => argo.fault(),
+      accounts: () => ({
+        database: !alpine ? "disabled" : !alpine.ready ? "starting" : healthOf(alpine.up),
+        redis: redis ? healthOf(redis.up) : "disabled",
+      }),
     }),
   );
+  if (alpine) {
+    const plane: Plane = { config, log, metrics, now, admission, alpine };
+    app.route("/", authRoutes(plane));
+  }
   app.route("/", docsRoutes());
 
   app.openAPIRegistry.registerComponent("securitySchemes", "bearer", {
@@ -142,6 +152,8 @@ function createRefusalLog(log: Logger, now: () => number) {
     told.set(detail, { at: now(), since: 0 });
   };
 }
+
+const healthOf = (up: boolean) => (up ? "healthy" : "unhealthy");
 
 function asAppError(error: unknown): AppError {
   if (error instanceof AppError) return error;

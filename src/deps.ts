@@ -1,3 +1,4 @@
+import type { Alpine } from "./alpine/alpine";
 import { Argo } from "./argo/argo";
 import type { Config } from "./config";
 import { Admission } from "./http/admit";
@@ -5,6 +6,7 @@ import { Guard } from "./http/guard";
 import { SlidingWindow } from "./http/limit";
 import { createLog, droppedLines, type Logger } from "./platform/log";
 import { Metrics } from "./platform/metrics";
+import type { Redis } from "./platform/redis";
 import type { Synchronous } from "./platform/sqlite";
 
 /** What the application stands on. Whoever opened it disposes it. */
@@ -15,6 +17,9 @@ export type Deps = AsyncDisposable & {
   /** The clock, milliseconds since the epoch. */
   now: () => number;
   argo: Argo;
+  /** Null for the role `argo`. */
+  alpine: Alpine | null;
+  redis: Redis | null;
   admission: Admission;
   state: { started: boolean; draining: boolean };
 };
@@ -42,6 +47,8 @@ export async function openDeps(config: Config, overrides: Overrides = {}): Promi
     keysMax: limiterKeysMax,
     now,
   });
+  // First: what another process owns is met before anything is written.
+  const accounts = await openAccounts(config, log, metrics, now);
   const argo = await Argo.open({
     config,
     log,
@@ -50,18 +57,70 @@ export async function openDeps(config: Config, overrides: Overrides = {}): Promi
     now,
     beforeWriting: overrides.beforeWriting ?? (() => undefined),
     synchronous: overrides.synchronous ?? "FULL",
+  }).catch(async (error: unknown) => {
+    await accounts[Symbol.asyncDispose]();
+    throw error;
   });
   watchAll(metrics, argo, limiter);
+  const { alpine, redis } = accounts;
   return {
     config,
     log,
     metrics,
     now,
     argo,
-    admission: new Admission(config, new Guard(config), limiter),
+    alpine,
+    redis,
+    admission: new Admission(config, new Guard(config, alpine?.credentials), limiter),
     state: { started: false, draining: false },
-    [Symbol.asyncDispose]: () => argo[Symbol.asyncDispose](),
+    [Symbol.asyncDispose]: async () => {
+      await argo[Symbol.asyncDispose]();
+      await accounts[Symbol.asyncDispose]();
+    },
   };
+}
+
+type Accounts = AsyncDisposable & { alpine: Alpine | null; redis: Redis | null };
+
+/** The role `argo` loads and starts nothing of it. */
+async function openAccounts(
+  config: Config,
+  log: Logger,
+  metrics: Metrics,
+  now: () => number,
+): Promise<Accounts> {
+  if (config.role === "argo") {
+    return { alpine: null, redis: null, [Symbol.asyncDispose]: () => Promise.resolve() };
+  }
+  const [{ Alpine }, { Cache }] = await Promise.all([
+    import("./alpine/alpine"),
+    import("./platform/cache"),
+  ]);
+  const redis = config.redisUrl === null ? null : await openRedis(config.redisUrl, log);
+  const cache = new Cache({ enabled: config.cache, redis, metrics, now });
+  const dispose = async () => {
+    await cache[Symbol.asyncDispose]();
+    await redis?.[Symbol.asyncDispose]();
+  };
+  try {
+    const alpine = Alpine.open({ config, log, metrics, now, redis, cache });
+    return {
+      alpine,
+      redis,
+      [Symbol.asyncDispose]: async () => {
+        await alpine[Symbol.asyncDispose]();
+        await dispose();
+      },
+    };
+  } catch (error) {
+    await dispose();
+    throw error;
+  }
+}
+
+async function openRedis(url: string, log: Logger): Promise<Redis> {
+  const { Redis } = await import("./platform/redis");
+  return new Redis({ url, log });
 }
 
 function watchAll(metrics: Metrics, argo: Argo, limiter: SlidingWindow): void {

@@ -1,4 +1,4 @@
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import * as schema from "../../db/alpine/schema";
 import type { Config } from "../config";
 import { AppError, SetupError } from "../errors";
@@ -12,7 +12,7 @@ import type { Cache, Namespace } from "../platform/cache";
 import type { Redis } from "../platform/redis";
 import { absentSeconds } from "./users/lookup";
 import { User } from "./users/schema";
-import { type AuthLimit, authLimits } from "./auth/limits";
+import { authWindows, type AuthWindows } from "./auth/limits";
 import { AccessTokens, RefreshTokens } from "./auth/tokens";
 import { Passwords } from "./auth/passwords";
 import { Changes } from "./changes";
@@ -41,7 +41,7 @@ export class Alpine implements AsyncDisposable {
   readonly refreshTokens: RefreshTokens;
   /** Users by their id, as answers show them. */
   readonly users: Namespace<User | null>;
-  readonly windows: Record<AuthLimit, AuthWindow>;
+  readonly windows: AuthWindows;
   /** Resolves once everything has started; rejects with a SetupError that no waiting mends. */
   readonly started: Promise<void>;
   readonly #owner: Disposable | null;
@@ -61,6 +61,7 @@ export class Alpine implements AsyncDisposable {
     this.changes = new Changes({ db, bus: redis, now, log });
     const tokens = () => this.#tokens;
     this.credentials = new Credentials({ db, tokens, changes: this.changes, now, log });
+    this.windows = authWindows({ redis, now });
     this.users = options.cache.namespace<User | null>({
       name: "user",
       ttlSeconds: config.cacheTtlSeconds,
@@ -199,10 +200,13 @@ export class Alpine implements AsyncDisposable {
   }
 }
 
-const embeddedDir = ({ dataDir }: Config): string => join(dataDir, "postgres");
+/** Where the embedded Postgres lives. */
+export const embeddedDir = ({ dataDir }: Pick<Config, "dataDir">): string =>
+  join(dataDir, "postgres", "cluster");
 
+/** At once, while the database itself is opened behind the listener by a process of its own. */
 function ownEmbedded(config: Config): Disposable {
-  const dir = embeddedDir(config);
+  const dir = dirname(embeddedDir(config));
   makeDirectory(dir);
   return ownDirectory(dir);
 }

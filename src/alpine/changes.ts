@@ -6,11 +6,7 @@ import { type Database, lockChanges, type Transaction } from "./database";
 /** What carries a message to the other processes at once; they also look by themselves. */
 export type Bus = {
   publish(channel: string, message: string): Promise<boolean>;
-  subscribe(
-    channel: string,
-    onMessage: (message: string) => void,
-    onSubscribed: () => void,
-  ): void;
+  subscribe(channel: string, onMessage: (message: string) => void, onSubscribed: () => void): void;
 };
 
 export type Tell = (change: Change) => void;

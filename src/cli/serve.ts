@@ -9,7 +9,12 @@ import { version } from "../version";
 /** With the delay before it well under the 10 s after which Docker kills. */
 const drainMs = 7_000;
 
-export type Running = AsyncDisposable & { url: string; deps: Deps };
+export type Running = AsyncDisposable & {
+  url: string;
+  deps: Deps;
+  /** Rejects with a SetupError when what starts behind the listener never can. */
+  failed: Promise<never>;
+};
 
 /**
  * Opens everything and listens.
@@ -18,6 +23,8 @@ export type Running = AsyncDisposable & { url: string; deps: Deps };
 export async function start(config: Config, overrides: Overrides = {}): Promise<Running> {
   const deps = await openDeps(config, { beforeWriting: () => mustBeFree(config), ...overrides });
   const { log, state } = deps;
+  const failure = Promise.withResolvers<never>();
+  failure.promise.catch(() => undefined);
   let server: Server<unknown>;
   try {
     server = listen(config, deps);
@@ -25,18 +32,24 @@ export async function start(config: Config, overrides: Overrides = {}): Promise<
     await deps[Symbol.asyncDispose]();
     throw error;
   }
-  state.started = true;
+  if (deps.alpine) {
+    deps.alpine.started.then(
+      () => (state.started = true),
+      (error: unknown) => failure.reject(error),
+    );
+  } else state.started = true;
   const url = `http://${config.host.includes(":") ? `[${config.host}]` : config.host}:${server.port}`;
   if (!config.accessImplied && config.access === "open" && !isLoopback(config.host)) {
     log.warn("SIGNALS_ACCESS=open: everybody who reaches this server reads every signal");
   }
-  if (config.access === "key" && config.readTokens.length === 0) {
+  if (config.access === "key" && config.readTokens.length === 0 && config.role === "argo") {
     log.warn("a token is needed to read and there is none: set ARGO_READ_TOKEN");
   }
   log.info({ url, version, role: config.role, signals: config.signalsDb }, "listening");
   return {
     url,
     deps,
+    failed: failure.promise,
     [Symbol.asyncDispose]: async () => {
       state.draining = true;
       // Load balancers see /readyz; clients that come on are answered and told to close.
@@ -55,7 +68,12 @@ export async function start(config: Config, overrides: Overrides = {}): Promise<
 export async function serve(config: Config): Promise<void> {
   const stop = untilSignal();
   const running = await start(config);
-  await stop;
+  try {
+    await Promise.race([stop, running.failed]);
+  } catch (error) {
+    await running[Symbol.asyncDispose]();
+    throw error;
+  }
   running.deps.log.info("draining");
   await running[Symbol.asyncDispose]();
 }

@@ -18,6 +18,8 @@ type Deps = {
   ready: () => string | null;
   /** Why the signal file is unfit; null when it is fit. */
   signalsFault: () => Promise<string | null>;
+  /** What accounts stand on. */
+  accounts: () => { database: CheckState; redis: CheckState };
 };
 
 const check = z.enum(["healthy", "unhealthy", "starting", "disabled"]);
@@ -37,7 +39,8 @@ const json = <T extends z.ZodType>(schema: T, description: string) => ({
 });
 
 /** What operators and their tools ask: none of it is limited, and /livez needs nothing at all. */
-export function operationRoutes({ config, metrics, now, ready, signalsFault }: Deps) {
+export function operationRoutes(deps: Deps) {
+  const { config, metrics, now, ready, signalsFault } = deps;
   const tags = ["operations"];
   const live = createRoute({
     method: "get",
@@ -92,9 +95,10 @@ export function operationRoutes({ config, metrics, now, ready, signalsFault }: D
       const starting = ready() === "starting";
       const fault = starting ? null : await signalsFault();
       const signals: CheckState = starting ? "starting" : fault ? "unhealthy" : "healthy";
+      const checks = { signals, ...deps.accounts() };
       const body = {
-        status: signals === "unhealthy" ? ("unhealthy" as const) : ("healthy" as const),
-        checks: { signals, database: "disabled" as const, redis: "disabled" as const },
+        status: statusOf(checks),
+        checks,
         timestamp: new Date(now()).toISOString(),
         version,
       };
@@ -113,4 +117,16 @@ export function operationRoutes({ config, metrics, now, ready, signalsFault }: D
       const { type, text } = await metrics.expose();
       return c.text(text, 200, { "Content-Type": type }) as never;
     });
+}
+
+/** Without accounts signals still flow: that is no more than a degraded server. */
+function statusOf({
+  signals,
+  database,
+  redis,
+}: Record<"signals" | "database" | "redis", CheckState>) {
+  if (signals === "unhealthy") return "unhealthy" as const;
+  return database === "unhealthy" || redis === "unhealthy"
+    ? ("degraded" as const)
+    : ("healthy" as const);
 }

@@ -3,7 +3,7 @@ import { Database } from "bun:sqlite";
 import { copyFileSync } from "node:fs";
 import { join } from "node:path";
 import { createApp } from "../../src/app.ts";
-import { readConfig } from "../../src/config.ts";
+import { readConfig, type Role } from "../../src/config.ts";
 import { openDeps, type Deps } from "../../src/deps.ts";
 import { createLog, type Logger } from "../../src/platform/log.ts";
 import { tempDir } from "./process.ts";
@@ -29,6 +29,8 @@ export interface AppOptions {
   log?: Logger;
   /** A directory that is there, such as that of an application before; else a fresh one. */
   dir?: string;
+  /** Signals alone unless said otherwise. */
+  role?: Role;
 }
 
 type Headers = Record<string, string>;
@@ -68,17 +70,27 @@ export async function openApp(options: AppOptions = {}): Promise<App> {
   let deps: Deps;
   try {
     deps = await openDeps(
-      readConfig({
-        DATA_DIR: path,
-        ARGO_READ_TOKEN: READ_TOKEN,
-        ARGO_WRITE_TOKEN: `${WRITE_TOKEN},${OTHER_WRITE_TOKEN}`,
-        RATE_LIMIT_PER_MINUTE: "1000000000",
-        SHUTDOWN_DELAY_SECONDS: "0",
-        ...options.env,
-      }),
+      readConfig(
+        {
+          DATA_DIR: path,
+          ARGO_READ_TOKEN: READ_TOKEN,
+          ARGO_WRITE_TOKEN: `${WRITE_TOKEN},${OTHER_WRITE_TOKEN}`,
+          RATE_LIMIT_PER_MINUTE: "1000000000",
+          SHUTDOWN_DELAY_SECONDS: "0",
+          ...options.env,
+        },
+        options.role ?? "argo",
+      ),
       { now: () => clock.ms, log: options.log ?? createLog("silent") },
     );
   } catch (error) {
+    dir?.[Symbol.dispose]();
+    throw error;
+  }
+  try {
+    await deps.alpine?.started;
+  } catch (error) {
+    await deps[Symbol.asyncDispose]();
     dir?.[Symbol.dispose]();
     throw error;
   }

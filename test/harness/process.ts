@@ -18,6 +18,8 @@ export interface ServerOptions {
   cwd?: string;
   /** A compiled program, instead of `bun src/main.ts`. */
   binary?: string;
+  /** Signals alone unless said otherwise. */
+  role?: string;
 }
 
 export interface Server extends AsyncDisposable {
@@ -35,7 +37,8 @@ export interface Server extends AsyncDisposable {
 export async function startServer(options: ServerOptions = {}): Promise<Server> {
   const dir = options.cwd === undefined ? tempDir() : null;
   const program = options.binary === undefined ? [process.execPath, MAIN] : [options.binary];
-  const command = [...program, "serve", ...(options.args ?? [])];
+  const role = options.role ?? "argo";
+  const command = [...program, "serve", "--role", role, ...(options.args ?? [])];
   const listening = Promise.withResolvers<string>();
   const child = spawnChild(command, {
     cwd: options.cwd ?? dir?.path,

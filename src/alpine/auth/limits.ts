@@ -1,29 +1,54 @@
 import { limitExceeded } from "../../http/limit";
 import { addressKey } from "../../http/policy";
+import { ExactWindow, type Taken, type WindowOptions } from "../../http/window";
+import { audit, type Origin } from "../audit";
 import type { Plane } from "../plane";
 
-/** What protects passwords and mailboxes: attempts in a sliding window, by account or address. */
-export const authLimits = {
-  loginAccount: { limit: 10, windowMs: 15 * 60_000 },
-  loginAddress: { limit: 100, windowMs: 15 * 60_000 },
-  signupAddress: { limit: 30, windowMs: 60 * 60_000 },
-  mailAccount: { limit: 5, windowMs: 60 * 60_000 },
-  mailAddress: { limit: 30, windowMs: 60 * 60_000 },
-  tokenAddress: { limit: 30, windowMs: 15 * 60_000 },
-  totpAccount: { limit: 5, windowMs: 15 * 60_000 },
-} as const;
-export type AuthLimit = keyof typeof authLimits;
+const minuteMs = 60_000;
 
-/** Counts an attempt. @throws AppError 429 when it is one too many. */
-export async function limitTo(plane: Plane, name: AuthLimit, key: string): Promise<void> {
-  const window = plane.alpine.windows[name];
-  const verdict = await window.take(shortKey(name, key));
-  if (!verdict.allowed) throw limitExceeded(window.options, verdict);
+/** What protects passwords and mailboxes: attempts in a sliding window, by account or address. */
+const limits = {
+  loginAccount: { limit: 10, windowMs: 15 * minuteMs },
+  loginAddress: { limit: 100, windowMs: 15 * minuteMs },
+  signupAddress: { limit: 30, windowMs: 60 * minuteMs },
+  mailAccount: { limit: 5, windowMs: 60 * minuteMs },
+  mailAddress: { limit: 30, windowMs: 60 * minuteMs },
+  tokenAddress: { limit: 30, windowMs: 15 * minuteMs },
+  passwordAccount: { limit: 10, windowMs: 15 * minuteMs },
+  totpAccount: { limit: 5, windowMs: 15 * minuteMs },
+  /** Refusals come by the thousand: one a minute of each is written down. */
+  refusalNoted: { limit: 1, windowMs: minuteMs },
+} as const;
+export type AuthLimit = keyof typeof limits;
+export type AuthWindows = Record<AuthLimit, ExactWindow>;
+
+export function authWindows(common: Pick<WindowOptions, "redis" | "now">): AuthWindows {
+  const windows = Object.entries(limits).map(([name, bounds]) => [
+    name,
+    new ExactWindow({ name, ...bounds, ...common }),
+  ]);
+  return Object.fromEntries(windows) as AuthWindows;
 }
 
-/** Takes an attempt back that was none: a login that succeeded. */
-export async function forgive(plane: Plane, name: AuthLimit, key: string): Promise<void> {
-  await plane.alpine.windows[name].forgive(shortKey(name, key));
+/**
+ * Counts an attempt, before anything is looked at. `giveBack` uncounts one that was none, such as
+ * a login that succeeded. @throws AppError 429 when it is one too many.
+ */
+export async function limitTo(
+  plane: Plane,
+  name: AuthLimit,
+  key: string,
+  origin: Origin,
+): Promise<Taken> {
+  const window = plane.alpine.windows[name];
+  const taken = await window.take(shortKey(name, key));
+  if (taken.allowed) return taken;
+  const noted = await plane.alpine.windows.refusalNoted.take(`${name}:${shortKey(name, key)}`);
+  if (noted.allowed) {
+    const entry = { event: "limit_exceeded", details: { limit: name } } as const;
+    await audit(plane.alpine.db(), plane.now(), origin, entry);
+  }
+  throw limitExceeded(window.options, taken);
 }
 
 /** Accounts by a hash of what was typed: whatever its length, and no addresses in Redis. */

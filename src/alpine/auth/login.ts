@@ -5,7 +5,7 @@ import { AppError } from "../../errors";
 import { audit, type Origin } from "../audit";
 import type { Plane } from "../plane";
 import { userByEmail } from "../users/store";
-import { forgive, limitTo } from "./limits";
+import { limitTo } from "./limits";
 import type { Login, Tokens } from "./schema";
 import { openSession, tokensOf } from "./sessions";
 import { checkSecondFactor } from "./totp";
@@ -21,8 +21,10 @@ export async function login(
   origin: Origin,
 ): Promise<Tokens> {
   const { alpine, config, now } = plane;
-  await limitTo(plane, "loginAddress", origin.address);
-  await limitTo(plane, "loginAccount", email);
+  const attempts = [
+    await limitTo(plane, "loginAddress", origin.address, origin),
+    await limitTo(plane, "loginAccount", email, origin),
+  ];
   const user = await userByEmail(alpine.db(), email);
   const right = await alpine.passwords.verify(password, user?.passwordHash ?? null);
   const allowed = user?.isActive === true && (user.isVerified || !config.requireVerifiedEmail);
@@ -50,8 +52,7 @@ export async function login(
     return { user: locked, ...(await openSession(alpine, tx, locked, origin, nowMs)) };
   });
   if (!opened) throw refused();
-  await forgive(plane, "loginAccount", email);
-  await forgive(plane, "loginAddress", origin.address);
+  await Promise.all(attempts.map((attempt) => attempt.giveBack()));
   return tokensOf(alpine, opened.user, opened.session, opened.refreshToken);
 }
 

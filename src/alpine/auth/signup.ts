@@ -19,7 +19,7 @@ export async function signup(
   origin: Origin,
 ): Promise<User | null> {
   const { alpine, config, now } = plane;
-  await limitTo(plane, "signupAddress", origin.address);
+  await limitTo(plane, "signupAddress", origin.address, origin);
   // Before anything is looked up: it takes as long for a known address as for a new one.
   const passwordHash = await alpine.passwords.hash(body.password);
   const nowMs = now();
