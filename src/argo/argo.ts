@@ -1,6 +1,7 @@
 import { dirname } from "node:path";
 import type { Config } from "../config";
 import { AppError, SetupError } from "../errors";
+import { Cursors } from "../http/cursor";
 import { limitPolicyHeaders, type LimitOptions } from "../http/limit";
 import { secureHeaders } from "../http/policy";
 import type { Logger } from "../platform/log";
@@ -8,7 +9,6 @@ import type { Metrics } from "../platform/metrics";
 import { isCorruption, type Synchronous } from "../platform/sqlite";
 import { fileId, makeDirectory } from "../platform/directory";
 import { mustHaveSoundLog } from "../platform/wal";
-import { Cursors } from "./signals/cursor";
 import { FarReader } from "./signals/far";
 import { LatestAnswers } from "./signals/latest";
 import { TIMESTAMP_AHEAD_SECONDS_MAX } from "./signals/schema";

@@ -1,5 +1,5 @@
 import { AppError } from "../../errors";
-import type { Cursors } from "./cursor";
+import type { Cursors } from "../../http/cursor";
 import type { FarReader } from "./far";
 import type { ListQuery } from "./schema";
 import type { ReceivedSignal } from "./signal";
@@ -27,7 +27,7 @@ export async function listSignals(
   }
   const filter = { ...rest, minConfidence };
   const bound = JSON.stringify([order, filter]);
-  const after = cursor === undefined ? null : cursors.read(cursor, bound);
+  const after = cursor === undefined ? null : keyOf(cursors.read(cursor, bound));
   reader.refresh();
   const rows = (await far.rows({
     filter,
@@ -41,11 +41,21 @@ export async function listSignals(
   const more = rows.length > limit && last !== undefined;
   return {
     signals: rows.slice(0, limit).map(withoutPlace),
-    next_cursor: more ? cursors.write(last, bound) : null,
+    next_cursor: more ? cursors.write(placeOf(last), bound) : null,
     has_more: more,
   };
 }
 
 function withoutPlace({ exact: _exact, ...signal }: ReceivedSignal & Key): ReceivedSignal {
   return signal;
+}
+
+type Place = [exact: string] | [timestamp: Key["timestamp"], id: number];
+
+const placeOf = ({ timestamp, id, exact }: Key): Place => (exact ? [exact] : [timestamp, id]);
+
+function keyOf(place: Place): Key {
+  if (place.length === 2) return { timestamp: place[0], id: place[1] };
+  const [exact] = place;
+  return { timestamp: exact.startsWith("null:") ? null : "", id: 0, exact };
 }

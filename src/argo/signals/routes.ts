@@ -4,6 +4,7 @@ import type { Config } from "../../config";
 import { AppError } from "../../errors";
 import type { Admission } from "../../http/admit";
 import type { AppEnv } from "../../http/exchange";
+import { NoQuery } from "../../http/fields";
 import { limitedBody, mustBeJson } from "../../http/json";
 import { limitedProblems, problems } from "../../http/openapi";
 import { refuse, strictQuery } from "../../http/validate";
@@ -19,7 +20,6 @@ import {
   IdParam,
   latestQuery,
   listQuery,
-  NoQuery,
   ReceivedSignalOut,
   SignalIn,
   SignalList,

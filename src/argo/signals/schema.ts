@@ -1,4 +1,5 @@
 import { z } from "@hono/zod-openapi";
+import { whole, word } from "../../http/fields";
 
 export const ACTIONS = ["BUY", "SELL", "HOLD"] as const;
 export const SIGNALS_PER_POST_MAX = 1_000;
@@ -65,21 +66,6 @@ export const ReceivedSignalOut = z
   .object({ ...signalShape, received_at: z.string().nullable() })
   .openapi("ReceivedSignal");
 
-/** A boolean as queries write it. */
-const word = z
-  .string()
-  .regex(/^(true|false|1|0|yes|no|on|off)$/i, "must be true or false")
-  .transform((text) => /^(true|1|yes|on)$/i.test(text))
-  .openapi({ type: "boolean" });
-
-const whole = (min: number, max: number) =>
-  z
-    .string()
-    .regex(/^\d{1,16}$/, "must be a whole number")
-    .transform(Number)
-    .pipe(z.int().min(min, `must be ${min} to ${max}`).max(max, `must be ${min} to ${max}`))
-    .openapi({ type: "integer", minimum: min, maximum: max });
-
 const confidence = z
   .string()
   .regex(/^\d{1,3}(\.\d{1,12})?$/, "must be a number from 0 to 100")
@@ -136,7 +122,6 @@ export const HashParam = z.object({
   sha256: z.string().regex(/^[0-9a-f]{64}$/, "must be 64 lower-case hex digits"),
 });
 export const ExportQuery = z.strictObject({ since_id: idText(0).default(0) });
-export const NoQuery = z.strictObject({});
 
 export const SignalList = z
   .object({
