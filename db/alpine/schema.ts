@@ -63,6 +63,10 @@ export const users = pgTable(
     index("idx_user_name").on(sql`lower(${t.fullName}) text_pattern_ops`),
     index("idx_user_tier_active").on(t.tier, t.isActive),
     index("idx_user_created").on(t.createdAt, t.id),
+    // Few among many: whether another one is left must not cost a walk over everybody.
+    index("idx_user_admin")
+      .on(t.createdAt, t.id)
+      .where(sql`${t.role} = 'admin'`),
     check("users_tier", oneOf("tier", tiers)),
     check("users_role", oneOf("role", roles)),
   ],

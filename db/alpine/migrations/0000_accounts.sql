@@ -123,4 +123,5 @@ CREATE INDEX "idx_usage_day" ON "usage" USING btree ("day");--> statement-breakp
 CREATE UNIQUE INDEX "idx_user_email" ON "users" USING btree (lower("email") text_pattern_ops);--> statement-breakpoint
 CREATE INDEX "idx_user_name" ON "users" USING btree (lower("full_name") text_pattern_ops);--> statement-breakpoint
 CREATE INDEX "idx_user_tier_active" ON "users" USING btree ("tier","is_active");--> statement-breakpoint
-CREATE INDEX "idx_user_created" ON "users" USING btree ("created_at","id");
+CREATE INDEX "idx_user_created" ON "users" USING btree ("created_at","id");--> statement-breakpoint
+CREATE INDEX "idx_user_admin" ON "users" USING btree ("created_at","id") WHERE "users"."role" = 'admin';
