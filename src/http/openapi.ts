@@ -50,3 +50,15 @@ export function problems<S extends number>(...statuses: S[]): Record<S, Answer> 
 
 /** What every limited reading route may answer besides its own. */
 export const limitedProblems = problems(400, 401, 403, 429, 503);
+
+/** A response of a route that is JSON of this shape. */
+export const json = <T extends z.ZodType>(schema: T, description: string) => ({
+  description,
+  content: { "application/json": { schema } },
+});
+
+/** A body that a route takes. */
+export const jsonBody = <T extends z.ZodType>(schema: T) => ({
+  required: true,
+  content: { "application/json": { schema } },
+});

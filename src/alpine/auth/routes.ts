@@ -1,7 +1,7 @@
-import { createRoute, OpenAPIHono, z } from "@hono/zod-openapi";
+import { createRoute, OpenAPIHono } from "@hono/zod-openapi";
 import type { AppEnv } from "../../http/exchange";
 import { strictJson } from "../../http/json";
-import { problems } from "../../http/openapi";
+import { json, jsonBody, problems } from "../../http/openapi";
 import { refuse, strictQuery } from "../../http/validate";
 import { setCacheHeader } from "../../platform/cache";
 import { accountOf, fresh, originOf, type Plane } from "../plane";
@@ -12,14 +12,6 @@ import { logout } from "./logout";
 import { refresh } from "./refresh";
 import { Accepted, Login, Refresh, Signup, Tokens } from "./schema";
 import { signup } from "./signup";
-
-export const json = <T extends z.ZodType>(schema: T, description: string) => ({
-  description,
-  content: { "application/json": { schema } },
-});
-const body = <T extends z.ZodType>(schema: T) => ({
-  body: { required: true, content: { "application/json": { schema } } },
-});
 
 /** Accounts begin and sessions come and go here. */
 export function authRoutes(plane: Plane) {
@@ -35,7 +27,7 @@ export function authRoutes(plane: Plane) {
     tags,
     summary: "Make an account",
     middleware: open,
-    request: body(Signup),
+    request: { body: jsonBody(Signup) },
     responses: {
       201: json(User, "The account, of the lowest tier"),
       202: json(Accepted, "Where addresses must be verified: a mail was sent, whoever it is"),
@@ -53,7 +45,7 @@ export function authRoutes(plane: Plane) {
     tags,
     summary: "Open a session",
     middleware: open,
-    request: body(Login),
+    request: { body: jsonBody(Login) },
     responses: {
       200: json(Tokens, "An access token for 15 minutes, and what renews it"),
       ...problems(400, 401, 413, 415, 422, 429, 503),
@@ -69,7 +61,7 @@ export function authRoutes(plane: Plane) {
     tags,
     summary: "Renew a session",
     middleware: open,
-    request: body(Refresh),
+    request: { body: jsonBody(Refresh) },
     responses: {
       200: json(Tokens, "New tokens; the refresh token sent is used up"),
       ...problems(400, 401, 413, 415, 422, 429, 503),
