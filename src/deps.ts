@@ -1,4 +1,4 @@
-import type { Alpine } from "./alpine/alpine";
+import type { Alpine, AlpineOptions } from "./alpine/alpine";
 import { Argo } from "./argo/argo";
 import type { Config } from "./config";
 import { Admission } from "./http/admit";
@@ -31,6 +31,8 @@ export type Overrides = {
   beforeWriting?: () => void;
   /** OFF only to measure what durability costs. */
   synchronous?: Synchronous;
+  /** Without a mail server, log what mails would have led to. */
+  showLinks?: boolean;
 };
 
 const limiterKeysMax = 100_000;
@@ -48,7 +50,13 @@ export async function openDeps(config: Config, overrides: Overrides = {}): Promi
     now,
   });
   // First: what another process owns is met before anything is written.
-  const accounts = await openAccounts(config, log, metrics, now);
+  const accounts = await openAccounts({
+    config,
+    log,
+    metrics,
+    now,
+    showLinks: overrides.showLinks ?? false,
+  });
   const argo = await Argo.open({
     config,
     log,
@@ -83,12 +91,8 @@ export async function openDeps(config: Config, overrides: Overrides = {}): Promi
 type Accounts = AsyncDisposable & { alpine: Alpine | null; redis: Redis | null };
 
 /** The role `argo` loads and starts nothing of it. */
-async function openAccounts(
-  config: Config,
-  log: Logger,
-  metrics: Metrics,
-  now: () => number,
-): Promise<Accounts> {
+async function openAccounts(options: Omit<AlpineOptions, "redis" | "cache">): Promise<Accounts> {
+  const { config, log, metrics, now } = options;
   if (config.role === "argo") {
     return { alpine: null, redis: null, [Symbol.asyncDispose]: () => Promise.resolve() };
   }
@@ -103,7 +107,7 @@ async function openAccounts(
     await redis?.[Symbol.asyncDispose]();
   };
   try {
-    const alpine = Alpine.open({ config, log, metrics, now, redis, cache });
+    const alpine = Alpine.open({ ...options, redis, cache });
     return {
       alpine,
       redis,

@@ -9,15 +9,18 @@ import type { Metrics } from "../platform/metrics";
 import type { EmbeddedPostgres } from "../platform/embedded";
 import type { Postgres } from "../platform/postgres";
 import type { Cache, Namespace } from "../platform/cache";
+import { Outbox } from "../platform/mail";
 import type { Redis } from "../platform/redis";
 import { absentSeconds } from "./users/lookup";
 import { User } from "./users/schema";
 import { authWindows, type AuthWindows } from "./auth/limits";
+import { forgetTokens } from "./auth/one-time";
 import { AccessTokens, RefreshTokens } from "./auth/tokens";
 import { Passwords } from "./auth/passwords";
 import { Changes } from "./changes";
 import { Credentials, staleMs } from "./credentials";
 import { type Database, migrate } from "./database";
+import { Seal } from "./seal";
 import { jwtSecrets } from "./secrets";
 
 export type AlpineOptions = {
@@ -27,6 +30,8 @@ export type AlpineOptions = {
   now: () => number;
   redis: Redis | null;
   cache: Cache;
+  /** Without a mail server, log what it would have been sent: for a demo. */
+  showLinks: boolean;
 };
 
 const retryMs = 1_000;
@@ -39,6 +44,9 @@ export class Alpine implements AsyncDisposable {
   readonly credentials: Credentials;
   readonly passwords: Passwords;
   readonly refreshTokens: RefreshTokens;
+  /** For the secrets of second factors. */
+  readonly seal: Seal;
+  readonly outbox: Outbox;
   /** Users by their id, as answers show them. */
   readonly users: Namespace<User | null>;
   readonly windows: AuthWindows;
@@ -53,10 +61,13 @@ export class Alpine implements AsyncDisposable {
   #timer: Timer | null = null;
 
   private constructor(readonly options: AlpineOptions) {
-    const { config, log, now, redis } = options;
+    const { config, log, now, redis, showLinks } = options;
     this.#owner = config.databaseUrl === null ? ownEmbedded(config) : null;
     const secrets = jwtSecrets(config);
     this.refreshTokens = new RefreshTokens(secrets[0] ?? "");
+    this.seal = new Seal(secrets, "second factor");
+    const { smtpUrl, mailFrom: from } = config;
+    this.outbox = new Outbox({ smtpUrl, from, showLinks, log });
     const db = () => this.#database();
     this.changes = new Changes({ db, bus: redis, now, log });
     const tokens = () => this.#tokens;
@@ -124,6 +135,7 @@ export class Alpine implements AsyncDisposable {
     this.#ended = true;
     if (this.#timer) clearInterval(this.#timer);
     this.changes.stop();
+    await this.outbox[Symbol.asyncDispose]();
     if (this.#ready) await this.#tend().catch(() => undefined);
     await this.passwords[Symbol.asyncDispose]();
     await this.#postgres?.[Symbol.asyncDispose]();
@@ -196,6 +208,7 @@ export class Alpine implements AsyncDisposable {
   /** What is done now and then: nothing waits for it. */
   async #tend(): Promise<void> {
     await this.changes.forget();
+    await forgetTokens(this.db(), this.options.now());
     this.credentials.forget();
   }
 }

@@ -17,7 +17,7 @@ export async function demo(config: Config, writeToken: string): Promise<void> {
   makeDirectory(config.dataDir);
   const stop = untilSignal();
   using _owner = ownDirectory(config.dataDir);
-  await using running = await start(config);
+  await using running = await start(config, { showLinks: true });
   const { argo, now } = running.deps;
   await fill(argo);
   const timer = setInterval(() => {

@@ -1,6 +1,6 @@
 import { eq, sql } from "drizzle-orm";
 import { users } from "../../../db/alpine/schema";
-import type { Queries } from "../database";
+import type { Queries, Transaction } from "../database";
 import type { UserRow } from "./schema";
 
 /** Whatever the case, as the index has it. */
@@ -10,6 +10,19 @@ export async function userByEmail(db: Queries, email: string): Promise<UserRow |
     .from(users)
     .where(sql`lower(${users.email}) = lower(${email})`)
     .limit(1);
+  return row;
+}
+
+/** The same, kept from changing until the transaction ends. */
+export async function lockUserByEmail(
+  tx: Transaction,
+  email: string,
+): Promise<UserRow | undefined> {
+  const [row] = await tx
+    .select()
+    .from(users)
+    .where(sql`lower(${users.email}) = lower(${email})`)
+    .for("no key update");
   return row;
 }
 

@@ -1,0 +1,70 @@
+import type { Config } from "../../config";
+import type { Mail } from "../../platform/mail";
+
+type Place = Pick<Config, "host" | "port" | "publicUrl">;
+
+/** Where users reach the server. Never what a request says it is: links would lead elsewhere. */
+function baseUrl({ host, port, publicUrl }: Place): string {
+  if (publicUrl !== null) return publicUrl;
+  const name = ["0.0.0.0", "::"].includes(host) ? "localhost" : host;
+  return `http://${name.includes(":") ? `[${name}]` : name}:${port}`;
+}
+
+/** For whoever has given this address as theirs. */
+export function verificationMail(place: Place, to: string, token: string): Mail {
+  const base = baseUrl(place);
+  // The part behind # is sent to no server, so that no log of one has the token.
+  const link = `${base}/#verify-email=${token}`;
+  const text = `Somebody made an account with this e-mail address. If that was you, say so within
+24 hours:
+
+${link}
+
+Or send the token yourself:
+
+POST ${base}/api/auth/verify-email
+Content-Type: application/json
+
+{"token":"${token}"}
+
+If it was not you, there is nothing to do.
+`;
+  return { to, subject: "Is this your e-mail address?", text, link };
+}
+
+/** For whoever signs up again, where answers must not tell who has an account. */
+export function accountExistsMail(place: Place, to: string): Mail {
+  const base = baseUrl(place);
+  const text = `Somebody wanted to make an account with this e-mail address, and there is one already.
+If that was you, log in. If you forgot the password, ask for a new one:
+
+POST ${base}/api/auth/password/forgot
+Content-Type: application/json
+
+{"email":"${to}"}
+
+If it was not you, there is nothing to do.
+`;
+  return { to, subject: "You have an account already", text };
+}
+
+/** For whoever says that they forgot the password. */
+export function resetMail(place: Place, to: string, token: string): Mail {
+  const base = baseUrl(place);
+  const link = `${base}/#reset-password=${token}`;
+  const text = `Somebody asked for a new password of the account with this e-mail address. If that
+was you, choose one within an hour:
+
+${link}
+
+Or send the token yourself:
+
+POST ${base}/api/auth/password/reset
+Content-Type: application/json
+
+{"token":"${token}","new_password":"…"}
+
+If it was not you, there is nothing to do: the password stays as it is.
+`;
+  return { to, subject: "A new password", text, link };
+}

@@ -1,0 +1,100 @@
+import { and, eq, gt, isNull, lt } from "drizzle-orm";
+import { oneTimeTokens, type TokenPurpose } from "../../../db/alpine/schema";
+import { AppError } from "../../errors";
+import type { Queries, Transaction } from "../database";
+import { hashOf } from "./tokens";
+
+/** How long a token counts, milliseconds. */
+export const tokenMs = {
+  verify_email: 24 * 3_600_000,
+  reset_password: 3_600_000,
+} as const satisfies Partial<Record<TokenPurpose, number>>;
+
+/**
+ * Makes a token of a user, which makes all earlier ones for the purpose void. The row of the user
+ * must be locked: of two at once the later one counts. @returns the token; its hash is kept.
+ */
+export async function issueToken(
+  tx: Transaction,
+  purpose: keyof typeof tokenMs,
+  userId: string,
+  nowMs: number,
+): Promise<string> {
+  await voidTokens(tx, purpose, userId, nowMs);
+  const token = Buffer.from(crypto.getRandomValues(new Uint8Array(32))).toString("base64url");
+  await tx.insert(oneTimeTokens).values({
+    hash: hashOf(token),
+    purpose,
+    userId,
+    createdAt: new Date(nowMs),
+    expiresAt: new Date(nowMs + tokenMs[purpose]),
+  });
+  return token;
+}
+
+/** Makes every token of a user for the purpose void. */
+export async function voidTokens(
+  tx: Transaction,
+  purpose: TokenPurpose,
+  userId: string,
+  nowMs: number,
+): Promise<void> {
+  await tx
+    .update(oneTimeTokens)
+    .set({ usedAt: new Date(nowMs) })
+    .where(
+      and(
+        eq(oneTimeTokens.userId, userId),
+        eq(oneTimeTokens.purpose, purpose),
+        isNull(oneTimeTokens.usedAt),
+      ),
+    );
+}
+
+/** Whose token it is. @throws AppError 422 unless it counts. */
+export async function ownerOf(
+  db: Queries,
+  purpose: TokenPurpose,
+  token: string,
+  nowMs: number,
+): Promise<string> {
+  const [row] = await db
+    .select({ userId: oneTimeTokens.userId })
+    .from(oneTimeTokens)
+    .where(counts(purpose, token, nowMs));
+  if (row?.userId) return row.userId;
+  throw notGood();
+}
+
+/** Uses a token up: of many at once one succeeds. @throws AppError 422 unless it counts. */
+export async function useToken(
+  tx: Transaction,
+  purpose: TokenPurpose,
+  token: string,
+  nowMs: number,
+): Promise<void> {
+  const used = await tx
+    .update(oneTimeTokens)
+    .set({ usedAt: new Date(nowMs) })
+    .where(counts(purpose, token, nowMs))
+    .returning({ userId: oneTimeTokens.userId });
+  if (used.length === 0) throw notGood();
+}
+
+/** Lets go of tokens that have expired. */
+export async function forgetTokens(db: Queries, nowMs: number): Promise<void> {
+  await db.delete(oneTimeTokens).where(lt(oneTimeTokens.expiresAt, new Date(nowMs)));
+}
+
+const counts = (purpose: TokenPurpose, token: string, nowMs: number) =>
+  and(
+    eq(oneTimeTokens.hash, hashOf(token)),
+    eq(oneTimeTokens.purpose, purpose),
+    isNull(oneTimeTokens.usedAt),
+    gt(oneTimeTokens.expiresAt, new Date(nowMs)),
+  );
+
+const notGood = (): AppError =>
+  new AppError("unprocessable", "The token is not good any more: ask for a new one.", {
+    errors: [{ field: "token", detail: "is used, expired or unknown" }],
+  });

@@ -1,0 +1,171 @@
+import type { Transporter } from "nodemailer";
+import { AppError, SetupError } from "../errors";
+import type { Logger } from "./log";
+
+export type Mail = {
+  to: string;
+  subject: string;
+  /** Lines end in `\n`. */
+  text: string;
+  /** What the mail is for, where it is shown instead of sent. */
+  link?: string;
+};
+
+export type OutboxOptions = {
+  /** `smtp://` or `smtps://`, with the credentials; null: no mail is sent. */
+  smtpUrl: string | null;
+  from: string;
+  /** Without a mail server, links are logged: for a server that is only tried out. */
+  showLinks: boolean;
+  log: Logger;
+};
+
+const atOnce = 4;
+const waitingMax = 500;
+/** For a whole mail, however slowly the server goes on. */
+const sendMs = 20_000;
+const silenceMs = 10_000;
+const endMs = 5_000;
+
+/**
+ * Sends mails after whoever caused them was answered: how long it takes tells nothing about an
+ * address, and a mail server that fails is nobody's error. A mail is tried once.
+ */
+export class Outbox implements AsyncDisposable {
+  readonly #options: OutboxOptions;
+  readonly #server: ReturnType<typeof serverOf> | null;
+  readonly #waiting: (() => Promise<Mail | null>)[] = [];
+  readonly #working = new Set<Promise<void>>();
+  #transport: Promise<Transporter> | null = null;
+  #warned = false;
+
+  /** @throws SetupError for a URL with more in it than is understood. */
+  constructor(options: OutboxOptions) {
+    this.#options = options;
+    this.#server = options.smtpUrl === null ? null : serverOf(options.smtpUrl);
+  }
+
+  /**
+   * Runs the work soon and sends the mail that it makes, if any. What fails is logged.
+   * @throws AppError 503 when too many wait.
+   */
+  post(make: () => Promise<Mail | null>): void {
+    if (this.#waiting.length >= waitingMax) {
+      throw new AppError("unavailable", "Too many mails wait to be sent. Try again.", {
+        retryAfterSeconds: 60,
+      });
+    }
+    this.#waiting.push(make);
+    this.#next();
+  }
+
+  /** Resolves once nothing waits any more. */
+  async idle(): Promise<void> {
+    while (this.#working.size > 0) await Promise.all(this.#working);
+  }
+
+  /** Waits for what is under way, for a few seconds. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    const late = Promise.withResolvers<"late">();
+    const timer = setTimeout(() => late.resolve("late"), endMs);
+    const ended = await Promise.race([this.idle(), late.promise]);
+    clearTimeout(timer);
+    if (ended !== "late") return;
+    const mails = this.#working.size + this.#waiting.length;
+    this.#waiting.length = 0;
+    this.#options.log.warn({ mails }, "mails not sent: the server stops");
+  }
+
+  #next(): void {
+    if (this.#working.size >= atOnce) return;
+    const make = this.#waiting.shift();
+    if (!make) return;
+    const work = this.#run(make).finally(() => {
+      this.#working.delete(work);
+      this.#next();
+    });
+    this.#working.add(work);
+  }
+
+  async #run(make: () => Promise<Mail | null>): Promise<void> {
+    // The answer goes out first.
+    await new Promise((resolve) => setImmediate(resolve));
+    try {
+      const mail = await make();
+      if (mail) await this.#send(mail);
+    } catch (error) {
+      this.#options.log.warn(reasonOf(error), "mail not sent");
+    }
+  }
+
+  async #send({ to, subject, text, link }: Mail): Promise<void> {
+    const { from, log, showLinks } = this.#options;
+    if (!this.#server) {
+      if (showLinks) log.info({ subject, link }, "a mail would have been sent");
+      else if (!this.#warned) log.warn("no mail can be sent: set SMTP_URL");
+      this.#warned = true;
+      return;
+    }
+    const transport = await (this.#transport ??= open(this.#server));
+    await transport.sendMail({
+      from,
+      // As an object it is one address, whatever is in it.
+      to: { name: "", address: to },
+      subject,
+      text,
+      headers: { "Auto-Submitted": "auto-generated" },
+      signal: AbortSignal.timeout(sendMs),
+    });
+  }
+}
+
+type Server = {
+  host: string;
+  port: number;
+  secure: boolean;
+  auth: { user: string; pass: string } | undefined;
+};
+
+function serverOf(text: string): Server {
+  const url = new URL(text);
+  if (url.search !== "" || url.hash !== "" || !["", "/"].includes(url.pathname)) {
+    throw new SetupError(
+      "SMTP_URL has more in it than a host.",
+      "Write it as smtps://user:password@mail.example.com:465, encoded where it needs to be.",
+    );
+  }
+  const secure = url.protocol === "smtps:";
+  const host = url.hostname.replace(/^\[|\]$/g, "");
+  const port = url.port === "" ? (secure ? 465 : 587) : Number(url.port);
+  const [user, pass] = [url.username, url.password].map(decodeURIComponent) as [string, string];
+  return { host, port, secure, auth: user === "" ? undefined : { user, pass } };
+}
+
+/** Loaded when the first mail is sent. */
+async function open({ host, port, secure, auth }: Server): Promise<Transporter> {
+  const { createTransport } = await import("nodemailer");
+  const local = /^(localhost|::1|127(\.\d+){3})$/.test(host);
+  return createTransport({
+    host,
+    port,
+    secure,
+    auth,
+    // A password or a token goes over no wire in the clear.
+    requireTLS: !secure && !local,
+    tls: { rejectUnauthorized: !local },
+    connectionTimeout: silenceMs,
+    greetingTimeout: silenceMs,
+    socketTimeout: silenceMs,
+    dnsTimeout: silenceMs,
+    disableFileAccess: true,
+    disableUrlAccess: true,
+  });
+}
+
+/** What may be logged: messages of mail servers name the address. */
+function reasonOf(error: unknown): Record<string, unknown> {
+  if (error instanceof AppError) return { reason: error.detail };
+  if (!(error instanceof Error)) return {};
+  const { code, command, responseCode } = error as Error & Record<string, unknown>;
+  return { reason: error.name, code, command, response_code: responseCode };
+}
