@@ -1,6 +1,6 @@
 import { parseArgs } from "node:util";
 import { ingest } from "./benches/ingest";
-import { memory } from "./benches/memory";
+import { memory, variety } from "./benches/memory";
 import { miss } from "./benches/miss";
 import { scale } from "./benches/scale";
 import { stale } from "./benches/stale";
@@ -22,6 +22,7 @@ const benches: readonly Bench[] = [
   tail,
   scale,
   memory,
+  variety,
   startup,
   ingest,
   wire,
