@@ -109,6 +109,7 @@ export async function openAccounts(options: AccountsOptions = {}): Promise<Accou
     return (text === "" ? null : JSON.parse(text)) as T;
   };
   const login: Accounts["login"] = async (email, password = PASSWORD) => {
+    await deps.alpine?.windows.loginAddress.forgive("127.0.0.1");
     const tokens = await must<{ access_token: string; refresh_token: string }>(
       200,
       "POST",
@@ -133,6 +134,8 @@ export async function openAccounts(options: AccountsOptions = {}): Promise<Accou
   const member: Accounts["member"] = async (given = {}) => {
     const email = given.email ?? `member-${(emails += 1)}@example.com`;
     const password = given.password ?? PASSWORD;
+    // All of a test's users come from one address.
+    await deps.alpine?.windows.signupAddress.forgive("127.0.0.1");
     await must(201, "POST", "/api/auth/signup", { email, password, full_name: "A Member" });
     return login(email, password);
   };
