@@ -2,7 +2,17 @@ import type { Store } from "hono-rate-limiter";
 import { AppError } from "../errors";
 import type { AppEnv } from "./exchange";
 
-type Window = { startedAt: number; current: number; previous: number };
+/** The counts of one key. `unsent` and `noted` are for whoever shares them between processes. */
+export type Window = {
+  readonly key: string;
+  startedAt: number;
+  current: number;
+  previous: number;
+  /** Let in since another process was last told. */
+  unsent: number;
+  /** Whether it is on the list of what to tell. */
+  noted: boolean;
+};
 
 /** What a limiter says of one request. */
 export type Verdict = {
@@ -27,8 +37,14 @@ export class SlidingWindow implements Store<AppEnv> {
   #young = new Map<string, Window>();
   #old = new Map<string, Window>();
   #turnedAt = 0;
+  #onTaken: ((window: Window) => void) | null = null;
 
   constructor(readonly options: LimitOptions) {}
+
+  /** Calls this with the window of each request from now on, let in or refused. */
+  share(onTaken: (window: Window) => void): void {
+    this.#onTaken = onTaken;
+  }
 
   get size(): number {
     return this.#young.size + this.#old.size;
@@ -42,8 +58,11 @@ export class SlidingWindow implements Store<AppEnv> {
     const used = window.previous * (1 - elapsed / windowMs) + window.current;
     const allowed = used + 1 <= limit;
     this.asked += 1;
-    if (allowed) window.current += 1;
-    else this.refused += 1;
+    if (allowed) {
+      window.current += 1;
+      window.unsent += 1;
+    } else this.refused += 1;
+    this.#onTaken?.(window);
     const waitMs = allowed ? windowMs - elapsed : this.#waitMs(window, elapsed);
     return {
       allowed,
@@ -63,7 +82,9 @@ export class SlidingWindow implements Store<AppEnv> {
 
   decrement(key: string): void {
     const window = this.#young.get(key) ?? this.#old.get(key);
-    if (window && window.current > 0) window.current -= 1;
+    if (!window || window.current <= 0) return;
+    window.current -= 1;
+    window.unsent -= 1;
   }
 
   resetKey(key: string): void {
@@ -74,18 +95,24 @@ export class SlidingWindow implements Store<AppEnv> {
   #window(key: string, at: number): Window {
     const { limit, windowMs } = this.options;
     const held = this.#held(key, at);
-    const age = held ? at - held.startedAt : Infinity;
-    if (held && age >= 0 && age < windowMs) return held;
-    const window: Window = { startedAt: at, current: 0, previous: 0 };
-    if (held && age < 0) {
-      // The clock was set back: what was used stays used, or each step back would open the gate.
-      window.previous = Math.min(limit, held.previous + held.current);
-    } else if (held && age < 2 * windowMs) {
-      window.startedAt = held.startedAt + windowMs;
-      window.previous = held.current;
+    if (!held) {
+      const made = { key, startedAt: at, current: 0, previous: 0, unsent: 0, noted: false };
+      this.#young.set(key, made);
+      return made;
     }
-    this.#young.set(key, window);
-    return window;
+    const age = at - held.startedAt;
+    if (age >= 0 && age < windowMs) return held;
+    if (age < 0) {
+      // The clock was set back: what was used stays used, or each step back would open the gate.
+      held.previous = Math.min(limit, held.previous + held.current);
+      held.startedAt = at;
+    } else {
+      const next = age < 2 * windowMs;
+      held.previous = next ? held.current : 0;
+      held.startedAt = next ? held.startedAt + windowMs : at;
+    }
+    held.current = 0;
+    return held;
   }
 
   /** Two generations: what was not asked for since the last turn goes as a whole. */

@@ -69,9 +69,14 @@ export class Redis implements AsyncDisposable {
     this.#client.connect().catch(() => undefined);
   }
 
-  /** Whether an attempt would be made now. */
+  /** Whether a request's attempt would be made now. */
   get up(): boolean {
-    return !this.#open && this.#client.status === "ready";
+    return !this.#open && this.connected;
+  }
+
+  /** Whether an attempt in the background would be made now. */
+  get connected(): boolean {
+    return this.#client.status === "ready";
   }
 
   /**
@@ -82,7 +87,7 @@ export class Redis implements AsyncDisposable {
     work: (client: Client) => Promise<T>,
     { background = false }: AttemptOptions = {},
   ): Promise<T | undefined> {
-    if (this.#client.status !== "ready" || (this.#open && !background)) {
+    if (background ? !this.connected : !this.up) {
       this.skipped += 1;
       return undefined;
     }
@@ -164,7 +169,7 @@ export class Redis implements AsyncDisposable {
 
   async #look(): Promise<void> {
     const well =
-      this.#client.status === "ready" &&
+      this.connected &&
       (await inTime(this.#client.ping(), slowMs).then(
         () => true,
         () => false,
