@@ -2,6 +2,7 @@ import { dirname, join } from "node:path";
 import * as schema from "../../db/alpine/schema";
 import type { Config } from "../config";
 import { AppError, SetupError } from "../errors";
+import { Cursors } from "../http/cursor";
 import { makeDirectory } from "../platform/directory";
 import { ownDirectory } from "../platform/lock";
 import type { Logger } from "../platform/log";
@@ -21,7 +22,7 @@ import { Changes } from "./changes";
 import { Credentials, staleMs } from "./credentials";
 import { type Database, migrate } from "./database";
 import { Seal } from "./seal";
-import { jwtSecrets } from "./secrets";
+import { deriveKey, jwtSecrets } from "./secrets";
 
 export type AlpineOptions = {
   config: Config;
@@ -47,6 +48,7 @@ export class Alpine implements AsyncDisposable {
   /** For the secrets of second factors. */
   readonly seal: Seal;
   readonly outbox: Outbox;
+  readonly cursors: Cursors;
   /** Users by their id, as answers show them. */
   readonly users: Namespace<User | null>;
   readonly windows: AuthWindows;
@@ -68,6 +70,8 @@ export class Alpine implements AsyncDisposable {
     this.seal = new Seal(secrets, "second factor");
     const { smtpUrl, mailFrom: from } = config;
     this.outbox = new Outbox({ smtpUrl, from, showLinks, log });
+    const cursorKey = deriveKey(secrets[0] ?? "", "cursor");
+    this.cursors = new Cursors(() => cursorKey);
     const db = () => this.#database();
     this.changes = new Changes({ db, bus: redis, now, log });
     const tokens = () => this.#tokens;

@@ -18,3 +18,5 @@ export const whole = (min: number, max: number) =>
 
 /** For routes that take no query: an unknown parameter is a mistake of the client. */
 export const NoQuery = z.strictObject({});
+
+export const UuidParam = z.object({ id: z.uuid("must be a UUID") });

@@ -9,13 +9,16 @@ export const Email = z
   .max(254)
   .openapi({ example: "ada@example.com" });
 
+/** False for control characters, breaks of lines and halves of characters. */
+export function isPrintable(text: string): boolean {
+  return text.isWellFormed() && !/[\p{Cc}\p{Zl}\p{Zp}]/u.test(text);
+}
+
 export const FullName = z
   .string()
   .min(1)
   .max(200)
-  .refine((text) => text.isWellFormed() && !/[\p{Cc}\p{Zl}\p{Zp}]/u.test(text), {
-    message: "must be printable text",
-  })
+  .refine(isPrintable, { message: "must be printable text" })
   .openapi({ example: "Ada Lovelace" });
 
 /** NIST SP 800-63B: length counts, composition does not. The upper bound keeps a hash cheap. */

@@ -1,5 +1,6 @@
 import { eq, sql } from "drizzle-orm";
 import { users } from "../../../db/alpine/schema";
+import { AppError } from "../../errors";
 import type { Queries, Transaction } from "../database";
 import type { UserRow } from "./schema";
 
@@ -29,6 +30,21 @@ export async function lockUserByEmail(
 export async function userById(db: Queries, id: string): Promise<UserRow | undefined> {
   const [row] = await db.select().from(users).where(eq(users.id, id)).limit(1);
   return row;
+}
+
+/** A user, held until the transaction ends; undefined for nobody. */
+export async function lockUser(tx: Transaction, id: string): Promise<UserRow | undefined> {
+  const [row] = await tx.select().from(users).where(eq(users.id, id)).for("no key update");
+  return row;
+}
+
+/** Whoever asks, held in the same way. @throws AppError 401 when they were shut out meanwhile. */
+export async function lockSelf(tx: Transaction, id: string): Promise<UserRow> {
+  const row = await lockUser(tx, id);
+  if (row?.isActive) return row;
+  throw new AppError("unauthorized", "The account is gone or shut out.", {
+    headers: { "WWW-Authenticate": 'Bearer realm="argo"' },
+  });
 }
 
 /** @returns false when the address is taken; then nothing was written. */
