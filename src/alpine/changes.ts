@@ -85,7 +85,7 @@ export class Changes {
    */
   async write<T>(work: (tx: Transaction, tell: Tell) => Promise<T>): Promise<T> {
     const told: Change[] = [];
-    const { db, bus, now } = this.#options;
+    const { db, bus, now, log } = this.#options;
     const result = await db().transaction(async (tx) => {
       told.length = 0;
       const value = await work(tx, (change) => told.push(change));
@@ -96,7 +96,10 @@ export class Changes {
       }
       return value;
     });
-    await this.#apply(told);
+    await this.#apply(told).catch((error: unknown) => {
+      // It is done and will be read from the table; what it concerns is void here until then.
+      log.warn({ reason: String(error) }, "a change of accounts is not known here yet");
+    });
     if (told.length > 0) void bus?.publish(channel, JSON.stringify(told));
     return result;
   }
