@@ -1,6 +1,7 @@
 import { OpenAPIHono } from "@hono/zod-openapi";
 import { HTTPException } from "hono/http-exception";
 import { getPath } from "hono/utils/url";
+import { recoveryRoutes } from "./alpine/auth/recovery.routes";
 import { authRoutes } from "./alpine/auth/routes";
 import type { Plane } from "./alpine/plane";
 import { createPoll, latestPath } from "./argo/signals/poll";
@@ -61,6 +62,7 @@ export function createApp(deps: Deps) {
   if (alpine) {
     const plane: Plane = { config, log, metrics, now, admission, alpine };
     app.route("/", authRoutes(plane));
+    app.route("/", recoveryRoutes(plane));
   }
   app.route("/", docsRoutes());
 

@@ -18,6 +18,8 @@ export const auditEvents = [
   "totp_enabled",
   "totp_disabled",
   "recovery_code_used",
+  "recovery_codes_renewed",
+  "confirmation_failed",
   "profile_changed",
   "account_deleted",
   "data_exported",
