@@ -23,6 +23,7 @@ import { Credentials, staleMs } from "./credentials";
 import { type Database, migrate } from "./database";
 import { Seal } from "./seal";
 import { deriveKey, jwtSecrets } from "./secrets";
+import { Usage } from "./usage";
 
 export type AlpineOptions = {
   config: Config;
@@ -51,6 +52,7 @@ export class Alpine implements AsyncDisposable {
   readonly cursors: Cursors;
   /** Users by their id, as answers show them. */
   readonly users: Namespace<User | null>;
+  readonly usage: Usage;
   readonly windows: AuthWindows;
   /** Resolves once everything has started; rejects with a SetupError that no waiting mends. */
   readonly started: Promise<void>;
@@ -76,6 +78,7 @@ export class Alpine implements AsyncDisposable {
     this.changes = new Changes({ db, bus: redis, now, log });
     const tokens = () => this.#tokens;
     this.credentials = new Credentials({ db, tokens, changes: this.changes, now, log });
+    this.usage = new Usage({ db, credentials: this.credentials, now });
     this.windows = authWindows({ redis, now });
     this.users = options.cache.namespace<User | null>({
       name: "user",
@@ -211,6 +214,7 @@ export class Alpine implements AsyncDisposable {
 
   /** What is done now and then: nothing waits for it. */
   async #tend(): Promise<void> {
+    await this.usage.flush();
     await this.changes.forget();
     await forgetTokens(this.db(), this.options.now());
     this.credentials.forget();

@@ -1,3 +1,6 @@
+import { z } from "@hono/zod-openapi";
+import { and, desc, eq, lt, type SQL, sql } from "drizzle-orm";
+import { unionAll } from "drizzle-orm/pg-core";
 import { auditLog } from "../../db/alpine/schema";
 import type { Queries } from "./database";
 
@@ -63,4 +66,73 @@ export async function audit(
     requestId: origin?.requestId ?? null,
     details,
   });
+}
+
+type AuditRow = typeof auditLog.$inferSelect;
+
+export const AuditRecord = z
+  .object({
+    id: z.int(),
+    at: z.iso.datetime(),
+    event: z.string(),
+    actor_id: z.uuid().nullable().openapi({ description: "Who did it; null for the unknown." }),
+    subject_id: z.uuid().nullable().openapi({ description: "Whom it concerns." }),
+    address: z.string().nullable(),
+    request_id: z.string().nullable(),
+    details: z.record(z.string(), z.unknown()),
+  })
+  .openapi("AuditRecord");
+export type AuditRecord = z.infer<typeof AuditRecord>;
+
+/** An entry as administrators see it. */
+export const recordOf = (row: AuditRow): AuditRecord => ({
+  id: row.id,
+  at: row.at.toISOString(),
+  event: row.event,
+  actor_id: row.actorId,
+  subject_id: row.subjectId,
+  address: row.address,
+  request_id: row.requestId,
+  details: row.details,
+});
+
+export type AuditFilter = {
+  event?: AuditEvent | undefined;
+  /** Who did it, or whom it concerns. */
+  userId?: string | undefined;
+  /** Whom it concerns. */
+  subjectId?: string | undefined;
+};
+
+/** Entries before an id, newest first. */
+export function auditEntries(
+  db: Queries,
+  { event, userId, subjectId }: AuditFilter,
+  beforeId: number | null,
+  limit: number,
+): Promise<AuditRow[]> {
+  const entries = (whose?: SQL) =>
+    db
+      .select()
+      .from(auditLog)
+      .where(
+        and(
+          whose,
+          subjectId === undefined ? undefined : eq(auditLog.subjectId, subjectId),
+          event === undefined ? undefined : eq(auditLog.event, event),
+          beforeId === null ? undefined : lt(auditLog.id, beforeId),
+        ),
+      )
+      .orderBy(desc(auditLog.id))
+      .limit(limit);
+  if (userId === undefined) return entries();
+  // Each half ends by its own index: a condition with OR would be looked for in the whole log.
+  return unionAll(
+    entries(eq(auditLog.subjectId, userId)),
+    entries(
+      and(eq(auditLog.actorId, userId), sql`${auditLog.subjectId} IS DISTINCT FROM ${userId}`),
+    ),
+  )
+    .orderBy(desc(auditLog.id))
+    .limit(limit);
 }

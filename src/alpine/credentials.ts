@@ -25,8 +25,11 @@ type Holder = {
   expiresAtMs: number;
   /** False once it was revoked, wherever a reference to it is left. */
   live: boolean;
+  lastUsedMs: number;
+  /** Since this was last taken down. */
+  requests: number;
 };
-type KeyHolder = Holder & { hash: string; lastUsedMs: number };
+type KeyHolder = Holder & { hash: string };
 type SessionHolder = Holder & { sessionId: string; tokenId: string; generation: number };
 
 type Options = {
@@ -53,7 +56,7 @@ export class Credentials implements Known {
   readonly #keysByUser = new Map<string, Set<KeyHolder>>();
   readonly #revoked = new Map<string, { fromGeneration: number | null; expiresAtMs: number }>();
   #remembered = new Map<string, KeyHolder | SessionHolder>();
-  #used = new Set<KeyHolder>();
+  #used: (KeyHolder | SessionHolder)[] = [];
   /** Keys are read one time after the other: an older reading must not overtake a newer one. */
   #reading: Promise<unknown> = Promise.resolve();
 
@@ -75,7 +78,7 @@ export class Credentials implements Known {
     if (holder === undefined) return undefined;
     const nowMs = this.options.now();
     if (this.#isGood(holder, nowMs)) {
-      if ("hash" in holder) this.#touch(holder, nowMs);
+      this.#use(holder, nowMs);
       return holder.principal;
     }
     this.#remembered.delete(authorization);
@@ -89,14 +92,18 @@ export class Credentials implements Known {
     return this.#identifySession(secret, authorization);
   }
 
-  /** When keys were last used, as far as not written down yet. */
-  takeUsed(): { id: string; lastUsedMs: number }[] {
-    const used = [...this.#used].map((holder) => ({
-      id: keyIdOf(holder),
-      lastUsedMs: holder.lastUsedMs,
-    }));
-    this.#used = new Set();
-    return used;
+  /** When keys were last used, and how often users came, since this was last asked. */
+  takeUsed(): { keys: Map<string, number>; requests: Map<string, number> } {
+    const keys = new Map<string, number>();
+    const requests = new Map<string, number>();
+    for (const holder of this.#used) {
+      const userId = userIdOf(holder);
+      requests.set(userId, (requests.get(userId) ?? 0) + holder.requests);
+      if ("hash" in holder) keys.set(keyIdOf(holder), holder.lastUsedMs);
+      holder.requests = 0;
+    }
+    this.#used = [];
+    return { keys, requests };
   }
 
   /** Lets go of revocations of which no token is left. */
@@ -117,7 +124,7 @@ export class Credentials implements Known {
     const nowMs = this.options.now();
     if (!this.#isGood(holder, nowMs)) return null;
     this.#remember(authorization, holder);
-    this.#touch(holder, nowMs);
+    this.#use(holder, nowMs);
     return holder.principal;
   }
 
@@ -129,8 +136,10 @@ export class Credentials implements Known {
     // A session that was ended elsewhere must not be taken for a good one.
     this.#mustBeFresh();
     const holder = sessionHolder(claims);
-    if (!this.#isGood(holder, this.options.now())) return null;
+    const nowMs = this.options.now();
+    if (!this.#isGood(holder, nowMs)) return null;
     this.#remember(authorization, holder);
+    this.#use(holder, nowMs);
     return holder.principal;
   }
 
@@ -155,10 +164,10 @@ export class Credentials implements Known {
     this.#remembered.set(authorization, holder);
   }
 
-  #touch(holder: KeyHolder, nowMs: number): void {
-    if (nowMs - holder.lastUsedMs < 1_000) return;
+  #use(holder: KeyHolder | SessionHolder, nowMs: number): void {
     holder.lastUsedMs = nowMs;
-    this.#used.add(holder);
+    if (holder.requests === 0) this.#used.push(holder);
+    holder.requests += 1;
   }
 
   #hear(change: Change): void | Promise<void> {
@@ -220,7 +229,6 @@ export class Credentials implements Known {
         hash: apiKeys.hash,
         scopes: apiKeys.scopes,
         expiresAt: apiKeys.expiresAt,
-        lastUsedAt: apiKeys.lastUsedAt,
         tier: users.tier,
         role: users.role,
       })
@@ -263,8 +271,8 @@ export class Credentials implements Known {
   }
 }
 
-const keyIdOf = ({ principal }: KeyHolder): string => principal.account?.keyId ?? "";
-const userIdOf = ({ principal }: KeyHolder): string => principal.account?.userId ?? "";
+const keyIdOf = ({ principal }: Holder): string => principal.account?.keyId ?? "";
+const userIdOf = ({ principal }: Holder): string => principal.account?.userId ?? "";
 
 type KeyRow = {
   id: string;
@@ -272,7 +280,6 @@ type KeyRow = {
   hash: Uint8Array;
   scopes: string[];
   expiresAt: Date | null;
-  lastUsedAt: Date | null;
   tier: Tier;
   role: UserRole;
 };
@@ -283,7 +290,8 @@ function keyHolder(row: KeyRow): KeyHolder {
     hash: Buffer.from(row.hash).toString("base64"),
     live: true,
     expiresAtMs: row.expiresAt?.getTime() ?? Infinity,
-    lastUsedMs: row.lastUsedAt?.getTime() ?? 0,
+    lastUsedMs: 0,
+    requests: 0,
     principal: {
       id: `user:${userId}`,
       scopes: new Set(keyScopes.filter((s) => row.scopes.includes(s) && mayHold(s, role))),
@@ -304,6 +312,8 @@ const sessionScopes: Record<UserRole, ReadonlySet<Scope>> = {
 function sessionHolder({ sub, sid, jti, gen, tier, role, exp }: Claims): SessionHolder {
   return {
     live: true,
+    lastUsedMs: 0,
+    requests: 0,
     expiresAtMs: exp * 1000,
     sessionId: sid,
     tokenId: jti,

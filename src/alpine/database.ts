@@ -58,5 +58,9 @@ export const lockChanges = (tx: Transaction) =>
 export const lockAdmins = (tx: Transaction) =>
   tx.execute(sql`SELECT pg_advisory_xact_lock(${adminLock})`);
 
+/** True for a row that must be unique and is there already (SQLSTATE 23505). */
+export const isTaken = (error: unknown): boolean =>
+  error instanceof Error && "code" in error && error.code === "23505";
+
 /** The first row of a query. */
 export const first = <T>(rows: T[]): T | undefined => rows[0];

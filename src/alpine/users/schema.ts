@@ -1,7 +1,9 @@
 import { z } from "@hono/zod-openapi";
-import { roles, tiers, type users } from "../../../db/alpine/schema";
+import { roles, type sessions, tiers, type users } from "../../../db/alpine/schema";
+import { pageQuery, pageShape } from "../page";
 
 export type UserRow = typeof users.$inferSelect;
+export type SessionRow = typeof sessions.$inferSelect;
 
 /** An address as RFC 5321 bounds it. Kept as it is written, found whatever its case. */
 export const Email = z
@@ -43,6 +45,54 @@ export const User = z
   })
   .openapi("User");
 export type User = z.infer<typeof User>;
+
+export const ProfileChange = z
+  .strictObject({
+    full_name: FullName.optional(),
+    email: Email.optional(),
+    password: z.string().min(1).max(256).optional().openapi({
+      description: "The password of the account: needed for another e-mail address.",
+    }),
+  })
+  .refine(({ full_name, email }) => full_name !== undefined || email !== undefined, {
+    message: "must hold full_name or email",
+  })
+  .openapi("ProfileChange");
+export type ProfileChange = z.infer<typeof ProfileChange>;
+
+export const Deletion = z
+  .strictObject({ password: z.string().min(1).max(256) })
+  .openapi("Deletion");
+
+const time = z.iso.datetime();
+const sessionShape = {
+  id: z.uuid(),
+  created_at: time,
+  last_used_at: time,
+  expires_at: time,
+  user_agent: z.string().nullable(),
+  address: z.string().nullable(),
+};
+export const Session = z.object({
+  ...sessionShape,
+  current: z.boolean().openapi({ description: "True for the one that asks." }),
+});
+export const PastSession = z.object({ ...sessionShape, ended_at: time.nullable() });
+
+export const sessionsQuery = (pageSizeMax: number) => z.strictObject(pageQuery(pageSizeMax));
+export const SessionList = z
+  .object({ sessions: z.array(Session.openapi("Session")), ...pageShape })
+  .openapi("SessionList");
+
+/** A session as its user sees it. */
+export const sessionOf = (row: SessionRow) => ({
+  id: row.id,
+  created_at: row.createdAt.toISOString(),
+  last_used_at: row.lastUsedAt.toISOString(),
+  expires_at: row.expiresAt.toISOString(),
+  user_agent: row.userAgent,
+  address: row.address,
+});
 
 /** A user as every answer shows it. The hash of the password never leaves its row. */
 export function userOf(row: Omit<UserRow, "passwordHash" | "totpSecret">): User {

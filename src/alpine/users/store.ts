@@ -1,8 +1,9 @@
-import { eq, sql } from "drizzle-orm";
-import { users } from "../../../db/alpine/schema";
+import { and, desc, eq, gt, isNull, ne, sql } from "drizzle-orm";
+import { sessions, users } from "../../../db/alpine/schema";
 import { AppError } from "../../errors";
 import type { Queries, Transaction } from "../database";
-import type { UserRow } from "./schema";
+import { olderThan, type TimePlace } from "../page";
+import type { SessionRow, UserRow } from "./schema";
 
 /** Whatever the case, as the index has it. */
 export async function userByEmail(db: Queries, email: string): Promise<UserRow | undefined> {
@@ -55,6 +56,54 @@ export async function insertUser(db: Queries, user: UserRow): Promise<boolean> {
     .onConflictDoNothing()
     .returning({ id: users.id });
   return rows.length > 0;
+}
+
+export async function updateUser(
+  tx: Transaction,
+  id: string,
+  change: Partial<UserRow>,
+): Promise<void> {
+  await tx.update(users).set(change).where(eq(users.id, id));
+}
+
+export async function deleteUser(tx: Transaction, id: string): Promise<void> {
+  await tx.delete(users).where(eq(users.id, id));
+}
+
+/**
+ * Called under the lock of administrators, before this one is one no more.
+ * @throws AppError 409 when nobody else could administer.
+ */
+export async function mustLeaveAdmin(tx: Transaction, id: string): Promise<void> {
+  const [other] = await tx
+    .select({ id: users.id })
+    .from(users)
+    .where(and(eq(users.role, "admin"), eq(users.isActive, true), ne(users.id, id)))
+    .limit(1);
+  if (other) return;
+  throw new AppError("conflict", "This is the last administrator: make another one first.");
+}
+
+/** Sessions of a user, newest first; those that are open at a time where one is given. */
+export function sessionsOf(
+  db: Queries,
+  userId: string,
+  openAtMs: number | null,
+  after: TimePlace | null,
+  limit: number,
+): Promise<SessionRow[]> {
+  const open =
+    openAtMs === null
+      ? undefined
+      : and(isNull(sessions.endedAt), gt(sessions.expiresAt, new Date(openAtMs)));
+  return db
+    .select()
+    .from(sessions)
+    .where(
+      and(eq(sessions.userId, userId), open, olderThan(sessions.createdAt, sessions.id, after)),
+    )
+    .orderBy(desc(sessions.createdAt), desc(sessions.id))
+    .limit(limit);
 }
 
 /** A user as they begin: the lowest tier, no rights, not verified. */
