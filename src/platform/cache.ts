@@ -309,8 +309,9 @@ export class Cache {
     ttlMs: number,
   ): Promise<void> {
     const keys = [clockKey, entryKey(mark), ...[mark, ...marks].map(markKey)];
-    await this.options.redis?.attempt((client) =>
-      writeScript.run(client, keys, [clock, text, ttlMs, markMs]),
+    await this.options.redis?.attempt(
+      (client) => writeScript.run(client, keys, [clock, text, ttlMs, markMs]),
+      { background: true },
     );
   }
 }

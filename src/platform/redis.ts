@@ -4,10 +4,9 @@ import type { Logger } from "./log";
 
 export type { Client };
 
-/** The longest that a request waits for one answer of Redis. */
-const deadlineMs = 25;
-/** An average above this is slower than doing without. Two slow answers in a row reach it. */
-const slowMs = 10;
+const deadlineMsDefault = 25;
+/** An average above this part of the deadline opens the circuit: two answers near it do. */
+const slowPart = 0.4;
 /** How long work waits that no request waits for. */
 const backgroundDeadlineMs = 1_000;
 const connectMs = 1_000;
@@ -24,6 +23,8 @@ export type RedisOptions = {
   log: Logger;
   /** Before each key and channel. */
   prefix?: string;
+  /** The longest that a request waits for one answer. */
+  deadlineMs?: number;
 };
 
 export type AttemptOptions = {
@@ -44,19 +45,22 @@ export class Redis implements AsyncDisposable {
   /** Attempts not made since Redis was known to be out of reach. */
   skipped = 0;
   readonly prefix: string;
+  readonly #deadlineMs: number;
   readonly #client: Client;
   readonly #log: Logger;
   #subscriber: Subscriber | null = null;
   #open = false;
   #averageMs = 0;
+  #sampledAt = 0;
   #openedAt = -Infinity;
   #probeMs = probeMsMin;
   #probe: Timer | undefined;
   readonly #told = new Set<string>();
   #ended = false;
 
-  constructor({ url, log, prefix = "argo:" }: RedisOptions) {
+  constructor({ url, log, prefix = "argo:", deadlineMs = deadlineMsDefault }: RedisOptions) {
     this.prefix = prefix;
+    this.#deadlineMs = deadlineMs;
     this.#log = log;
     this.#client = new Client(url, {
       ...connection,
@@ -95,9 +99,9 @@ export class Redis implements AsyncDisposable {
     try {
       const answer = await inTime(
         work(this.#client),
-        background ? backgroundDeadlineMs : deadlineMs,
+        background ? backgroundDeadlineMs : this.#deadlineMs,
       );
-      if (!background) this.#took(performance.now() - begun);
+      if (!background) this.#took(begun);
       return answer;
     } catch (error) {
       this.failed += 1;
@@ -143,9 +147,12 @@ export class Redis implements AsyncDisposable {
     return Promise.resolve();
   }
 
-  #took(ms: number): void {
-    this.#averageMs += (ms - this.#averageMs) / 4;
-    if (this.#averageMs <= slowMs) return;
+  #took(begun: number): void {
+    // Of many that were asked at once one counts: they tell of the same moment.
+    if (begun < this.#sampledAt) return;
+    this.#sampledAt = performance.now();
+    this.#averageMs += (this.#sampledAt - begun - this.#averageMs) / 4;
+    if (this.#averageMs <= slowPart * this.#deadlineMs) return;
     this.#tell(new Error(`answers take ${Math.round(this.#averageMs)} ms`));
     this.#trip();
   }
@@ -170,7 +177,7 @@ export class Redis implements AsyncDisposable {
   async #look(): Promise<void> {
     const well =
       this.connected &&
-      (await inTime(this.#client.ping(), slowMs).then(
+      (await inTime(this.#client.ping(), slowPart * this.#deadlineMs).then(
         () => true,
         () => false,
       ));
