@@ -52,7 +52,7 @@ const varied: Load = {
   requests: 400_000,
   figure: "the same, after 400,000 requests of which hardly two are the same",
   servers: [binary, { ...binary, name: "the same, BUN_JSC_forceRAMSize of 128 MiB", env: frugal }],
-  note: `Limits up to 100, offsets, symbols, strategies and confidences at random, half of the answers compressed, at full speed, while the engine commits ${commitsPerSecond} signals/s: nearly every poll reads some 50 rows, encodes them and turns another answer out of the cache. What is resident beyond the mixed run is garbage that JavaScriptCore has not collected yet: it lets its heap grow by a factor that follows the machine's memory, most from 16 GB on.`,
+  note: `Limits up to 100, offsets, symbols, strategies and confidences at random, half of the answers compressed, at full speed, while the engine commits ${commitsPerSecond} signals/s: nearly every poll reads some 50 rows, encodes them and turns another answer out of the cache. What is resident beyond the mixed run is mostly what JavaScriptCore has not collected yet, answers turned out of the cache among it (some 110 MB with ENABLE_CACHE=false): it lets its heap grow by a factor that follows the machine's memory, most from 16 GB on.`,
 };
 
 async function run(context: Context, load: Load): Promise<Result> {

@@ -36,7 +36,8 @@ const damageCheckAfterMs = 20;
 const damageCheckWaitMs = 2_000;
 const wakeWriterAfterMs = 100;
 const answersMax = 512;
-const answersBytesMax = 16 * 1024 * 1024;
+/** What is kept grows old, and is collected late: resident memory grows by a multiple of this. */
+const answersBytesMax = 4 * 1024 * 1024;
 
 /** The data plane: everything that stands on the signal file. */
 export class Argo implements AsyncDisposable {

@@ -223,7 +223,10 @@ export class LatestAnswers {
     if (!gzip || typeof plain.body !== "string" || plain.body.length < gzipBytesMin) return plain;
     if (entry.gzip) return entry.gzip;
     const body = Bun.gzipSync(plain.body, { level: 6 });
-    if (entry.held) this.#bytes += body.length;
+    if (entry.held) {
+      if (this.#bytes + body.length > this.options.bytesMax) this.#drop();
+      else this.#bytes += body.length;
+    }
     const etag = `${plain.etag.slice(0, -1)}-gzip"`;
     return (entry.gzip = new Variant(this.#headers, body, etag, plain.head, "gzip"));
   }

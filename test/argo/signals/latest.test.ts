@@ -555,7 +555,7 @@ describe("the cache is bounded", () => {
       most = Math.max(most, answers.bytes);
     }
     expect(most).toBeGreaterThan(1024 * 1024);
-    expect(most).toBeLessThanOrEqual(16 * 1024 * 1024);
+    expect(most).toBeLessThanOrEqual(4 * 1024 * 1024);
   });
 
   test("an answer that many waited for counts once", async () => {
