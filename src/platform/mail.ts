@@ -1,8 +1,10 @@
 import type { Transporter } from "nodemailer";
+import { isLoopback } from "../config";
 import { AppError, SetupError } from "../errors";
 import type { Logger } from "./log";
 
 export type Mail = {
+  /** One address, as RFC 5321 writes it. */
   to: string;
   subject: string;
   /** Lines end in `\n`. */
@@ -18,14 +20,14 @@ export type OutboxOptions = {
   /** Without a mail server, links are logged: for a server that is only tried out. */
   showLinks: boolean;
   log: Logger;
+  /** For a whole mail, however slowly the server goes on. */
+  timeoutMs?: number;
+  /** How long an end waits for mails that are under way. */
+  endMs?: number;
 };
 
 const atOnce = 4;
 const waitingMax = 500;
-/** For a whole mail, however slowly the server goes on. */
-const sendMs = 20_000;
-const silenceMs = 10_000;
-const endMs = 5_000;
 
 /**
  * Sends mails after whoever caused them was answered: how long it takes tells nothing about an
@@ -33,9 +35,10 @@ const endMs = 5_000;
  */
 export class Outbox implements AsyncDisposable {
   readonly #options: OutboxOptions;
-  readonly #server: ReturnType<typeof serverOf> | null;
+  readonly #server: Server | null;
   readonly #waiting: (() => Promise<Mail | null>)[] = [];
   readonly #working = new Set<Promise<void>>();
+  readonly #ended = new AbortController();
   #transport: Promise<Transporter> | null = null;
   #warned = false;
 
@@ -66,14 +69,14 @@ export class Outbox implements AsyncDisposable {
 
   /** Waits for what is under way, for a few seconds. */
   async [Symbol.asyncDispose](): Promise<void> {
-    const late = Promise.withResolvers<"late">();
-    const timer = setTimeout(() => late.resolve("late"), endMs);
-    const ended = await Promise.race([this.idle(), late.promise]);
+    const timer = setTimeout(() => {
+      const mails = this.#working.size + this.#waiting.length;
+      this.#options.log.warn({ mails }, "mails not sent: the server stops");
+      this.#waiting.length = 0;
+      this.#ended.abort();
+    }, this.#options.endMs ?? 5_000);
+    await this.idle();
     clearTimeout(timer);
-    if (ended !== "late") return;
-    const mails = this.#working.size + this.#waiting.length;
-    this.#waiting.length = 0;
-    this.#options.log.warn({ mails }, "mails not sent: the server stops");
   }
 
   #next(): void {
@@ -99,14 +102,14 @@ export class Outbox implements AsyncDisposable {
   }
 
   async #send({ to, subject, text, link }: Mail): Promise<void> {
-    const { from, log, showLinks } = this.#options;
+    const { from, log, showLinks, timeoutMs = 20_000 } = this.#options;
     if (!this.#server) {
       if (showLinks) log.info({ subject, link }, "a mail would have been sent");
       else if (!this.#warned) log.warn("no mail can be sent: set SMTP_URL");
       this.#warned = true;
       return;
     }
-    const transport = await (this.#transport ??= open(this.#server));
+    const transport = await (this.#transport ??= open(this.#server, timeoutMs));
     await transport.sendMail({
       from,
       // As an object it is one address, whatever is in it.
@@ -114,7 +117,7 @@ export class Outbox implements AsyncDisposable {
       subject,
       text,
       headers: { "Auto-Submitted": "auto-generated" },
-      signal: AbortSignal.timeout(sendMs),
+      signal: AbortSignal.any([this.#ended.signal, AbortSignal.timeout(timeoutMs)]),
     });
   }
 }
@@ -130,27 +133,31 @@ function serverOf(text: string): Server {
   const url = new URL(text);
   if (url.search !== "" || url.hash !== "" || !["", "/"].includes(url.pathname)) {
     throw new SetupError(
-      "SMTP_URL has more in it than a host.",
-      "Write it as smtps://user:password@mail.example.com:465, encoded where it needs to be.",
+      "SMTP_URL has more in it than a server and who logs in there.",
+      "Write it as smtps://user:password@mail.example.com:465, percent-encoded where it must be.",
     );
   }
   const secure = url.protocol === "smtps:";
-  const host = url.hostname.replace(/^\[|\]$/g, "");
-  const port = url.port === "" ? (secure ? 465 : 587) : Number(url.port);
-  const [user, pass] = [url.username, url.password].map(decodeURIComponent) as [string, string];
-  return { host, port, secure, auth: user === "" ? undefined : { user, pass } };
+  const user = decodeURIComponent(url.username);
+  return {
+    host: url.hostname.replaceAll(/^\[|\]$/g, ""),
+    port: Number(url.port) || (secure ? 465 : 587),
+    secure,
+    auth: user === "" ? undefined : { user, pass: decodeURIComponent(url.password) },
+  };
 }
 
-/** Loaded when the first mail is sent. */
-async function open({ host, port, secure, auth }: Server): Promise<Transporter> {
+/** The library is loaded when the first mail is sent. */
+async function open({ host, port, secure, auth }: Server, timeoutMs: number) {
   const { createTransport } = await import("nodemailer");
-  const local = /^(localhost|::1|127(\.\d+){3})$/.test(host);
+  const local = isLoopback(host);
+  const silenceMs = timeoutMs / 2;
   return createTransport({
     host,
     port,
     secure,
     auth,
-    // A password or a token goes over no wire in the clear.
+    // Passwords and tokens leave this machine in no other way than encrypted for that server.
     requireTLS: !secure && !local,
     tls: { rejectUnauthorized: !local },
     connectionTimeout: silenceMs,
@@ -162,10 +169,10 @@ async function open({ host, port, secure, auth }: Server): Promise<Transporter> 
   });
 }
 
-/** What may be logged: messages of mail servers name the address. */
+/** What may be logged: what mail servers say names the address. */
 function reasonOf(error: unknown): Record<string, unknown> {
   if (error instanceof AppError) return { reason: error.detail };
   if (!(error instanceof Error)) return {};
-  const { code, command, responseCode } = error as Error & Record<string, unknown>;
-  return { reason: error.name, code, command, response_code: responseCode };
+  const { name, code, command, responseCode } = error as Error & Record<string, unknown>;
+  return { reason: name, code, command, response_code: responseCode };
 }
