@@ -9,7 +9,7 @@ import { deleteUser, lockSelf, mustLeaveAdmin } from "./store";
 /**
  * Deletes an account for good, with everything that is its own. What was written down about it
  * stays, without its name.
- * @throws AppError 403 for a wrong password, 409 for the last administrator, 429, 503.
+ * @throws AppError 409 for the last administrator, 422 for a wrong password, 429, 503.
  */
 export async function deleteAccount(
   plane: Plane,

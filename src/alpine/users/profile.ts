@@ -12,7 +12,7 @@ import { lockSelf, updateUser, userById } from "./store";
 /**
  * Changes a profile. Another address needs the password and is unverified until its owner says
  * so; tokens that were sent to the old one are void.
- * @throws AppError 403 for a wrong password, 409 for an address that is taken, 422, 429, 503.
+ * @throws AppError 409 for an address that is taken, 422 also for a wrong password, 429, 503.
  */
 export async function changeProfile(
   plane: Plane,

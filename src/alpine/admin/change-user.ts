@@ -1,0 +1,52 @@
+import type { Account } from "../../http/guard";
+import { audit, type Origin } from "../audit";
+import { endSessions, renewSessions } from "../auth/sessions";
+import type { Plane } from "../plane";
+import { mustLeaveAdmin, updateUser } from "../users/store";
+import { type AdminUser, adminUserOf, type UserChange } from "./schema";
+import { lockForAdmin } from "./store";
+
+/**
+ * Changes the rights of a user. What their tokens say of them is void at once; who is shut out
+ * has no session and no key any more.
+ * @throws AppError 404, 409 when nobody could administer any more.
+ */
+export async function changeUser(
+  { alpine, now }: Plane,
+  { userId: adminId }: Account,
+  id: string,
+  change: UserChange,
+  origin: Origin,
+): Promise<AdminUser> {
+  const nowMs = now();
+  const row = await alpine.changes.write(async (tx, tell) => {
+    const old = await lockForAdmin(tx, adminId, id);
+    const next = {
+      tier: change.tier ?? old.tier,
+      role: change.role ?? old.role,
+      isActive: change.is_active ?? old.isActive,
+    };
+    const changed = (
+      [
+        { event: "tier_changed", from: old.tier, to: next.tier },
+        { event: "role_changed", from: old.role, to: next.role },
+        { event: "activation_changed", from: old.isActive, to: next.isActive },
+      ] as const
+    ).filter(({ from, to }) => from !== to);
+    if (changed.length === 0) return old;
+    if (administers(old) && !administers(next)) await mustLeaveAdmin(tx, id);
+    const updatedAt = new Date(nowMs);
+    await updateUser(tx, id, { ...next, updatedAt });
+    for (const { event, ...details } of changed) {
+      await audit(tx, nowMs, origin, { event, actorId: adminId, subjectId: id, details });
+    }
+    if (next.isActive) await renewSessions(tx, tell, id, nowMs);
+    else await endSessions(tx, tell, id, nowMs);
+    tell({ kind: "user", id });
+    return { ...old, ...next, updatedAt };
+  });
+  return adminUserOf(row);
+}
+
+const administers = ({ role, isActive }: { role: string; isActive: boolean }): boolean =>
+  role === "admin" && isActive;

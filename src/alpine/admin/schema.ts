@@ -1,0 +1,57 @@
+import { z } from "@hono/zod-openapi";
+import { roles, tiers } from "../../../db/alpine/schema";
+import { word } from "../../http/fields";
+import { auditEvents, AuditRecord } from "../audit";
+import { pageQuery, pageShape } from "../page";
+import { User, userOf, type UserRow } from "../users/schema";
+
+export const AdminUser = User.extend({ last_login_at: z.iso.datetime().nullable() }).openapi(
+  "AdminUser",
+);
+export type AdminUser = z.infer<typeof AdminUser>;
+
+export const AdminUserList = z
+  .object({ users: z.array(AdminUser), ...pageShape })
+  .openapi("AdminUserList");
+
+export const usersQuery = (pageSizeMax: number) =>
+  z.strictObject({
+    ...pageQuery(pageSizeMax),
+    search: z.string().min(1).max(254).optional().openapi({
+      description: "How the e-mail address or the full name begins, whatever its case.",
+    }),
+    tier: z.enum(tiers).optional(),
+    role: z.enum(roles).optional(),
+    is_active: word.optional(),
+  });
+export type UsersQuery = z.infer<ReturnType<typeof usersQuery>>;
+
+export const UserChange = z
+  .strictObject({
+    tier: z.enum(tiers).optional(),
+    role: z.enum(roles).optional(),
+    is_active: z.boolean().optional(),
+  })
+  .refine((change) => Object.values(change).some((value) => value !== undefined), {
+    message: "must hold tier, role or is_active",
+  })
+  .openapi("UserChange");
+export type UserChange = z.infer<typeof UserChange>;
+
+export const auditQuery = (pageSizeMax: number) =>
+  z.strictObject({
+    ...pageQuery(pageSizeMax),
+    event: z.enum(auditEvents).optional(),
+    user_id: z
+      .uuid("must be a UUID")
+      .optional()
+      .openapi({ description: "Who did it, or whom it concerns." }),
+  });
+
+export const AuditList = z
+  .object({ entries: z.array(AuditRecord), ...pageShape })
+  .openapi("AuditList");
+
+/** A user as administrators see them. */
+export const adminUserOf = (row: UserRow): AdminUser =>
+  Object.assign(userOf(row), { last_login_at: row.lastLoginAt?.toISOString() ?? null });
