@@ -1,9 +1,12 @@
 import { OpenAPIHono } from "@hono/zod-openapi";
 import { HTTPException } from "hono/http-exception";
 import { getPath } from "hono/utils/url";
+import { adminRoutes } from "./alpine/admin/routes";
 import { recoveryRoutes } from "./alpine/auth/recovery.routes";
 import { authRoutes } from "./alpine/auth/routes";
+import { keyRoutes } from "./alpine/keys/routes";
 import type { Plane } from "./alpine/plane";
+import { userRoutes } from "./alpine/users/routes";
 import { createPoll, latestPath } from "./argo/signals/poll";
 import { signalRoutes } from "./argo/signals/routes";
 import type { Deps } from "./deps";
@@ -63,6 +66,9 @@ export function createApp(deps: Deps) {
     const plane: Plane = { config, log, metrics, now, admission, alpine };
     app.route("/", authRoutes(plane));
     app.route("/", recoveryRoutes(plane));
+    app.route("/", keyRoutes(plane));
+    app.route("/", userRoutes(plane));
+    app.route("/", adminRoutes(plane));
   }
   app.route("/", docsRoutes());
 
