@@ -56,10 +56,14 @@ export function createApp(deps: Deps) {
       now: deps.now,
       ready: () => (state.draining ? "draining" : state.started ? null : "starting"),
       signalsFault: () => argo.fault(),
-      accounts: () => ({
-        database: !alpine ? "disabled" : !alpine.ready ? "starting" : healthOf(alpine.up),
-        redis: redis ? healthOf(redis.up) : "disabled",
-      }),
+      accounts: async () => {
+        // Nothing else may be asking it just now.
+        await redis?.attempt((client) => client.ping());
+        return {
+          database: !alpine ? "disabled" : !alpine.ready ? "starting" : healthOf(alpine.up),
+          redis: redis ? healthOf(redis.up) : "disabled",
+        };
+      },
     }),
   );
   if (alpine) {

@@ -19,7 +19,7 @@ type Deps = {
   /** Why the signal file is unfit; null when it is fit. */
   signalsFault: () => Promise<string | null>;
   /** What accounts stand on. */
-  accounts: () => { database: CheckState; redis: CheckState };
+  accounts: () => Promise<{ database: CheckState; redis: CheckState }>;
 };
 
 const check = z.enum(["healthy", "unhealthy", "starting", "disabled"]);
@@ -95,7 +95,7 @@ export function operationRoutes(deps: Deps) {
       const starting = ready() === "starting";
       const fault = starting ? null : await signalsFault();
       const signals: CheckState = starting ? "starting" : fault ? "unhealthy" : "healthy";
-      const checks = { signals, ...deps.accounts() };
+      const checks = { signals, ...(await deps.accounts()) };
       const body = {
         status: statusOf(checks),
         checks,

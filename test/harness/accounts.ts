@@ -5,7 +5,7 @@ import { Client } from "pg";
 import { migrate, type Database } from "../../src/alpine/database.ts";
 import * as schema from "../../db/alpine/schema.ts";
 import { openApp, type App, type AppOptions } from "./app.ts";
-import { postgres, redis, type TestDatabase, type TestRedis } from "./servers.ts";
+import { type OwnPostgres, postgres, redis, type TestDatabase, type TestRedis } from "./servers.ts";
 
 export const backends = ["postgres+redis", "postgres", "embedded"] as const;
 export type Backend = (typeof backends)[number];
@@ -20,6 +20,8 @@ export interface AccountsOptions extends AppOptions {
   backend?: Backend;
   /** Servers of another application, to be a second one beside it. */
   beside?: Accounts;
+  /** Servers of the caller's own, to break. */
+  servers?: { postgres?: OwnPostgres; redis?: TestRedis };
 }
 
 /** One user with a session. */
@@ -76,9 +78,12 @@ export async function openAccounts(options: AccountsOptions = {}): Promise<Accou
   const { beside } = options;
   const backend = options.backend ?? beside?.backend ?? BACKEND;
   const own = beside === undefined;
+  const { servers = {} } = options;
   const database =
-    own && backend !== "embedded" ? await (await postgres()).createDatabase(template) : null;
-  const cache = own && backend === "postgres+redis" ? await redis() : null;
+    own && backend !== "embedded"
+      ? await (servers.postgres ?? (await postgres())).createDatabase(template)
+      : null;
+  const cache = own && backend === "postgres+redis" ? (servers.redis ?? (await redis())) : null;
   const databaseUrl = (database ?? beside?.database)?.url;
   const redisUrl = (cache ?? beside?.redis)?.url;
   const app = await openApp({
@@ -167,7 +172,7 @@ export async function openAccounts(options: AccountsOptions = {}): Promise<Accou
     async [Symbol.asyncDispose]() {
       await app[Symbol.asyncDispose]();
       await database?.[Symbol.asyncDispose]();
-      await cache?.[Symbol.asyncDispose]();
+      if (!servers.redis) await cache?.[Symbol.asyncDispose]();
     },
   };
 }
