@@ -19,4 +19,7 @@ export const whole = (min: number, max: number) =>
 /** For routes that take no query: an unknown parameter is a mistake of the client. */
 export const NoQuery = z.strictObject({});
 
-export const UuidParam = z.object({ id: z.uuid("must be a UUID") });
+/** An id that the server made, as the server writes it: it is looked up in memory as well. */
+export const uuid = z.uuid("must be a UUID").toLowerCase();
+
+export const UuidParam = z.object({ id: uuid });

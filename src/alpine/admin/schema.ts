@@ -1,6 +1,6 @@
 import { z } from "@hono/zod-openapi";
 import { roles, tiers } from "../../../db/alpine/schema";
-import { word } from "../../http/fields";
+import { uuid, word } from "../../http/fields";
 import { auditEvents, AuditRecord } from "../audit";
 import { pageQuery, pageShape } from "../page";
 import { User, userOf, type UserRow } from "../users/schema";
@@ -42,10 +42,7 @@ export const auditQuery = (pageSizeMax: number) =>
   z.strictObject({
     ...pageQuery(pageSizeMax),
     event: z.enum(auditEvents).optional(),
-    user_id: z
-      .uuid("must be a UUID")
-      .optional()
-      .openapi({ description: "Who did it, or whom it concerns." }),
+    user_id: uuid.optional().openapi({ description: "Who did it, or whom it concerns." }),
   });
 
 export const AuditList = z

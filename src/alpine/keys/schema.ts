@@ -8,6 +8,8 @@ export type KeyRow = typeof apiKeys.$inferSelect;
 
 const overlapSecondsDefault = 86_400;
 const overlapSecondsMax = 604_800;
+/** With an offset a time of four digits' year may be later, which nothing here could write. */
+const timeEndMs = Date.UTC(10_000, 0, 1);
 
 export const NewKey = z
   .strictObject({
@@ -27,6 +29,7 @@ export const NewKey = z
       .openapi({ description: "signals:write and admin:read are for administrators." }),
     expires_at: z.iso
       .datetime({ offset: true, message: "must be a time as RFC 3339 writes it" })
+      .refine((text) => Date.parse(text) < timeEndMs, { message: "must be before the year 10000" })
       .nullish()
       .openapi({ description: "In the future; without it the key is good until revoked." }),
   })
