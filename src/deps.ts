@@ -4,6 +4,7 @@ import type { Config } from "./config";
 import { Admission } from "./http/admit";
 import { Guard } from "./http/guard";
 import { SlidingWindow } from "./http/limit";
+import type { SharedLimit } from "./http/share";
 import { createLog, droppedLines, type Logger } from "./platform/log";
 import { Metrics } from "./platform/metrics";
 import type { Redis } from "./platform/redis";
@@ -71,6 +72,7 @@ export async function openDeps(config: Config, overrides: Overrides = {}): Promi
   });
   watchAll(metrics, argo, limiter);
   const { alpine, redis } = accounts;
+  const shared = redis && (await shareLimit(limiter, redis, metrics));
   return {
     config,
     log,
@@ -83,9 +85,40 @@ export async function openDeps(config: Config, overrides: Overrides = {}): Promi
     state: { started: false, draining: false },
     [Symbol.asyncDispose]: async () => {
       await argo[Symbol.asyncDispose]();
+      await shared?.[Symbol.asyncDispose]();
       await accounts[Symbol.asyncDispose]();
     },
   };
+}
+
+/** One limit for all processes that this Redis is configured for. */
+async function shareLimit(
+  limiter: SlidingWindow,
+  redis: Redis,
+  metrics: Metrics,
+): Promise<SharedLimit> {
+  const { SharedLimit } = await import("./http/share");
+  const shared = new SharedLimit(limiter, redis);
+  metrics.watch("gauge", "redis_up", "1 while Redis answers in time.", () => Number(redis.up));
+  metrics.watch(
+    "counter",
+    "redis_failed_total",
+    "Times that Redis refused or did not answer in time.",
+    () => redis.failed,
+  );
+  metrics.watch(
+    "counter",
+    "redis_skipped_total",
+    "Times that was done without Redis, known to be out of reach.",
+    () => redis.skipped,
+  );
+  metrics.watch(
+    "counter",
+    "rate_limit_exchanges_total",
+    "Exchanges of the limit's counts with the other processes.",
+    () => shared.exchanges,
+  );
+  return shared;
 }
 
 type Accounts = AsyncDisposable & { alpine: Alpine | null; redis: Redis | null };

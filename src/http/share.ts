@@ -1,4 +1,5 @@
-import { Script, type Redis } from "../platform/redis";
+import type { Redis } from "../platform/redis";
+import { Script } from "../platform/script";
 import type { SlidingWindow, Window } from "./limit";
 
 const intervalMs = 200;

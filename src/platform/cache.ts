@@ -1,6 +1,7 @@
 import { z } from "zod";
 import type { Metrics } from "./metrics";
-import { Script, type Redis } from "./redis";
+import type { Redis } from "./redis";
+import { Script } from "./script";
 import type { Count } from "./series";
 
 const nearSecondsMax = 30;
