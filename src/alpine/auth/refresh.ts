@@ -1,8 +1,9 @@
 import { eq } from "drizzle-orm";
-import { refreshTokens, sessions, users } from "../../../db/alpine/schema";
+import { refreshTokens, sessions } from "../../../db/alpine/schema";
 import { AppError } from "../../errors";
 import { audit, type Origin } from "../audit";
 import type { Plane } from "../plane";
+import { userById } from "../users/store";
 import type { Tokens } from "./schema";
 import { endSessions, insertRefreshToken, sessionMs, tokensOf } from "./sessions";
 import { hashOf } from "./tokens";
@@ -21,17 +22,19 @@ export async function refresh(plane: Plane, token: string, origin: Origin): Prom
   const child = alpine.refreshTokens.child(token);
   const found = await alpine.changes.write(async (tx, tell) => {
     const [row] = await tx
-      .select({ token: refreshTokens, session: sessions, user: users })
+      .select({ token: refreshTokens, session: sessions })
       .from(refreshTokens)
       .innerJoin(sessions, eq(sessions.id, refreshTokens.sessionId))
-      .innerJoin(users, eq(users.id, sessions.userId))
       .where(eq(refreshTokens.hash, hashOf(token)))
       .for("update");
     if (!row) return null;
-    const { session, user } = row;
+    const { session } = row;
+    // Read once the session is held: whoever changes rights after this voids what is given now, and
+    // what was changed before is seen. Not locked, since others lock the user before the session.
+    const user = await userById(tx, session.userId);
     const { usedAt } = row.token;
     const over = session.endedAt !== null || session.expiresAt.getTime() <= nowMs;
-    if (over || !user.isActive) return null;
+    if (over || !user?.isActive) return null;
     // A clock that was set back makes nothing old new.
     if (usedAt && Math.abs(nowMs - usedAt.getTime()) > graceMs) {
       await endSessions(tx, tell, user.id, nowMs, { sessionId: session.id });
