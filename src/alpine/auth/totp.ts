@@ -43,10 +43,7 @@ const refused = (detail: string): AppError =>
     errors: [{ field: "totp", detail }],
   });
 
-/**
- * Uses up a code of the authenticator or a recovery code: of many at once one succeeds. Attempts
- * are counted before they are looked at. @throws AppError 429, 503.
- */
+/** Uses up a code, as an attempt that is counted before it is looked at. @throws AppError 429, 503. */
 export async function useSecondFactor(
   plane: Plane,
   user: UserRow,
@@ -54,19 +51,29 @@ export async function useSecondFactor(
   origin: Origin,
 ): Promise<boolean> {
   const attempt = await limitTo(plane, "totpAccount", user.id, origin);
+  const used = await useCode(plane, user, code, origin);
+  if (used) await attempt.giveBack();
+  return used;
+}
+
+/** Uses up a code of the authenticator or a recovery code: of many at once one succeeds. */
+export async function useCode(
+  plane: Pick<Plane, "alpine" | "log" | "now">,
+  user: UserRow,
+  code: string,
+  origin: Origin,
+): Promise<boolean> {
   const { alpine, now } = plane;
   const nowMs = now();
-  const isCode = /^\d{6}$/.test(code);
-  const step = isCode ? stepOf(plane, user, code, nowMs) : null;
-  if (isCode && step === null) return false;
-  const used = await alpine.changes.write(async (tx) => {
-    if (step !== null) return useStep(tx, user, step);
+  if (/^\d{6}$/.test(code)) {
+    const step = stepOf(plane, user, code, nowMs);
+    return step !== null && alpine.changes.write((tx) => useStep(tx, user, step));
+  }
+  return alpine.changes.write(async (tx) => {
     if (!(await useRecoveryCode(tx, user.id, code, nowMs))) return false;
     await audit(tx, nowMs, origin, { event: "recovery_code_used", actorId: user.id });
     return true;
   });
-  if (used) await attempt.giveBack();
-  return used;
 }
 
 /** A secret that no authenticator has yet, in base32, and the URL that one reads. */
