@@ -12,8 +12,9 @@ const version = "18";
 const zstdMagic = 0x28b52ffd;
 const connectionsMax = 32;
 /** An owner that was killed, or whose server was, is gone within that. */
-const ownWithinMs = 400;
+const ownWithinMs = 250;
 const ownEveryMs = 20;
+const stopMs = 200;
 
 type Options = {
   /** A directory that is there, of which this process becomes the one owner. */
@@ -36,6 +37,8 @@ export async function servePglite(options: Options): Promise<AsyncDisposable> {
     const db = await PGlite.create(data, {
       pgliteWasmModule,
       fsBundle: new Blob([await unpacked(bundle)]),
+      // The default takes 128 MB of memory at once, which no small set-up fills.
+      startParams: [...PGlite.defaultStartParams, "-c", "shared_buffers=24MB"],
       // Never run: the directory is made already. Without one it would be looked for on the disk.
       initdbWasmModule: new WebAssembly.Module(Uint8Array.of(0, 0x61, 0x73, 0x6d, 1, 0, 0, 0)),
     });
@@ -50,7 +53,8 @@ export async function servePglite(options: Options): Promise<AsyncDisposable> {
     chmodSync(socket, 0o600);
     return {
       [Symbol.asyncDispose]: async () => {
-        await server.stop();
+        // It waits for connections to end that it does not end itself: those that are being made.
+        await Promise.race([server.stop(), Bun.sleep(stopMs)]);
         await db.close();
         owner[Symbol.dispose]();
       },

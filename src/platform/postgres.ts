@@ -62,6 +62,8 @@ export class PostgresError extends Error {
     readonly code: string,
     readonly constraint: string | undefined,
     readonly table: string | undefined,
+    /** Its text, with $1 for a value. */
+    readonly statement: string | undefined,
   ) {
     super(message);
   }
@@ -90,7 +92,8 @@ export class Postgres<S extends Schema = Record<string, never>> implements Async
     this.#log = options.log;
     const watch: Watch = {
       gate: () => (this.#state === "down" ? unavailable(away) : null),
-      reached: () => this.#mark("up"),
+      // An idle connection proves nothing: what was down is up again once a statement is answered.
+      reached: () => void (this.#state === "unknown" && this.#mark("up")),
       unreached: (error) => this.#mark("down", error),
       suspect: () => void this.#probe(),
       observe: (text, durationMs) => {
@@ -100,6 +103,8 @@ export class Postgres<S extends Schema = Record<string, never>> implements Async
     };
     const duration = options.metrics?.queryDuration.of({ kind: "postgres" });
     this.#pool = this.pool = new GuardedPool(poolConfig(options), watch);
+    // The pool listens to idle connections alone; to lose one in use would end this process.
+    this.#pool.on("connect", (client) => client.on("error", watch.suspect));
     this.#pool.on("error", (error) => {
       this.#log.warn({ reason: error.message }, "an idle connection to Postgres was lost");
       watch.suspect();
@@ -229,7 +234,7 @@ type Watch = {
   observe: (text: string, durationMs: number) => void;
 };
 
-const insideTransaction = new AsyncLocalStorage<{ open: boolean }>();
+const insideTransaction = new AsyncLocalStorage<{ open: boolean; of: pg.Pool }>();
 const poolFull = "timeout exceeded when trying to connect";
 
 type Connected = (
@@ -249,9 +254,11 @@ class GuardedPool extends pg.Pool {
   override connect(): Promise<pg.PoolClient>;
   override connect(callback: Connected): void;
   override connect(callback?: Connected): Promise<pg.PoolClient> | void {
-    const refusal = insideTransaction.getStore()?.open
-      ? new Error("A query beside the handle of the transaction that it is part of")
-      : this.#watch.gate();
+    const inside = insideTransaction.getStore();
+    const refusal =
+      inside?.open && inside.of === this
+        ? new Error("A query beside the handle of the transaction that it is part of")
+        : this.#watch.gate();
     if (!callback) return refusal ? Promise.reject(refusal) : this.reach();
     if (refusal) return callback(refusal, undefined, () => undefined);
     super.connect((error, client, release) => {
@@ -300,14 +307,15 @@ class Session<S extends Schema> extends NodePgSession<S, Tables<S>> {
   override prepareQuery<T extends PreparedQueryConfig = PreparedQueryConfig>(
     query: Query,
     fields: SelectedFieldsOrdered | undefined,
-    name: string | undefined,
+    _name: string | undefined,
     isResponseInArrayMode: boolean,
     customResultMapper?: (rows: unknown[][]) => T["execute"],
   ): NodePgPreparedQuery<T> {
     const prepared = super.prepareQuery<T>(
       query,
       fields,
-      name,
+      // Statements with names outlive a connection of the embedded one and of a pooler in between.
+      undefined,
       isResponseInArrayMode,
       customResultMapper,
     ) as NodePgPreparedQuery<T>;
@@ -326,7 +334,7 @@ class Session<S extends Schema> extends NodePgSession<S, Tables<S>> {
     const client = await pool.connect().catch((error: unknown) => {
       throw translatePostgres(error);
     });
-    const inside = { open: true };
+    const inside = { open: true, of: pool };
     let broken = true;
     try {
       const session = new Session<S>(client, dialect, relational, watch);
@@ -334,7 +342,7 @@ class Session<S extends Schema> extends NodePgSession<S, Tables<S>> {
       try {
         await tx.execute(sql`begin`);
         if (config) await tx.setTransaction(config);
-        const result = await insideTransaction.run(inside, () => work(tx));
+        const result = await insideTransaction.run(inside, async () => await work(tx));
         const { command } = await tx.execute(sql`commit`);
         // Postgres answers so when a statement failed and the work went on as if it had not.
         if (command === "ROLLBACK") throw new Error("A transaction was taken back by Postgres");
@@ -419,7 +427,9 @@ export function translatePostgres(error: unknown): unknown {
   const fault = error instanceof DrizzleQueryError ? error.cause : error;
   if (fault instanceof pg.DatabaseError) {
     const code = fault.code ?? "XX000";
-    const clean = new PostgresError(withoutValues(fault), code, fault.constraint, fault.table);
+    const { constraint, table } = fault;
+    const statement = error instanceof DrizzleQueryError ? error.query : undefined;
+    const clean = new PostgresError(withoutValues(fault), code, constraint, table, statement);
     const passes = passing.find(([prefix]) => code.startsWith(prefix));
     return passes ? unavailable(passes[1], passes[2], clean) : clean;
   }
@@ -510,10 +520,12 @@ function poolConfig(options: PostgresOptions): pg.PoolConfig {
  * @throws SetupError whose message holds no part of the URL but the names of its parameters.
  */
 function addressOf(text: string): pg.ClientConfig {
-  if (!URL.canParse(text)) {
+  // A host may be left out when `host` names the directory of a Unix socket.
+  const whole = text.replace(/^(\w+:\/\/[^/?#]*@)\//, "$1localhost/");
+  if (!URL.canParse(whole)) {
     throw new SetupError("DATABASE_URL is not a URL.", "Write postgres://user:password@host/name.");
   }
-  const url = new URL(text);
+  const url = new URL(whole);
   if (url.protocol !== "postgres:" && url.protocol !== "postgresql:") {
     throw new SetupError(
       `DATABASE_URL begins with ${url.protocol}`,
@@ -528,19 +540,29 @@ function addressOf(text: string): pg.ClientConfig {
       `Leave them out; known are ${[...parameters].join(", ")}.`,
     );
   }
-  const host =
-    given["host"] ?? (decodeURIComponent(url.hostname).replaceAll(/^\[|\]$/g, "") || "localhost");
+  const host = given["host"] ?? (decoded(url.hostname).replaceAll(/^\[|\]$/g, "") || "localhost");
   return {
     host,
     port: url.port ? Number(url.port) : 5432,
-    user: decodeURIComponent(url.username) || undefined,
-    password: decodeURIComponent(url.password) || undefined,
-    database: decodeURIComponent(url.pathname.slice(1)) || undefined,
+    user: decoded(url.username) || undefined,
+    password: decoded(url.password) || undefined,
+    database: decoded(url.pathname.slice(1)) || undefined,
     ssl: tlsOf(host, given),
     application_name: given["application_name"] ?? "argo-alpine",
     options: given["options"],
     enableChannelBinding: (given["channel_binding"] ?? "disable") !== "disable",
   };
+}
+
+function decoded(part: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    throw new SetupError(
+      "DATABASE_URL is not a URL: a % in it stands for nothing.",
+      "Write each % of the user, password or name as %25.",
+    );
+  }
 }
 
 function tlsOf(host: string, given: Record<string, string>): false | ConnectionOptions {
