@@ -1,4 +1,4 @@
-import { build, file, zstdCompress } from "bun";
+import { build, file, Glob, zstdCompress } from "bun";
 
 /**
  * Builds dist/argo-alpine: one executable that needs nothing beside it.
@@ -23,8 +23,7 @@ const result = await build({
   entrypoints: [
     "src/main.ts",
     // Threads are entry points of their own, found below src/ by platform/thread.ts.
-    "src/argo/signals/reader.worker.ts",
-    "src/argo/signals/writer.worker.ts",
+    ...new Glob("src/**/*.worker.ts").scanSync(),
   ],
   root: "src",
   plugins: [packed],

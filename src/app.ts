@@ -2,6 +2,7 @@ import { OpenAPIHono } from "@hono/zod-openapi";
 import { HTTPException } from "hono/http-exception";
 import { getPath } from "hono/utils/url";
 import { adminRoutes } from "./alpine/admin/routes";
+import { setupRoutes } from "./alpine/admin/setup.routes";
 import { recoveryRoutes } from "./alpine/auth/recovery.routes";
 import { authRoutes } from "./alpine/auth/routes";
 import { keyRoutes } from "./alpine/keys/routes";
@@ -73,6 +74,7 @@ export function createApp(deps: Deps) {
     app.route("/", keyRoutes(plane));
     app.route("/", userRoutes(plane));
     app.route("/", adminRoutes(plane));
+    app.route("/", setupRoutes(plane));
   }
   app.route("/", docsRoutes());
 

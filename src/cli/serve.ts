@@ -68,6 +68,7 @@ export async function start(config: Config, overrides: Overrides = {}): Promise<
 export async function serve(config: Config): Promise<void> {
   const stop = untilSignal();
   const running = await start(config);
+  void tellSetup(running);
   try {
     await Promise.race([stop, running.failed]);
   } catch (error) {
@@ -76,6 +77,29 @@ export async function serve(config: Config): Promise<void> {
   }
   running.deps.log.info("draining");
   await running[Symbol.asyncDispose]();
+}
+
+/**
+ * While there is no administrator, logs the link that makes one. It is the one secret that the log
+ * is given: whoever starts the server reads it there, and it is good once and for 30 minutes.
+ */
+async function tellSetup({ url, deps }: Running): Promise<void> {
+  const { alpine, config, log, now } = deps;
+  if (!alpine) return;
+  try {
+    await alpine.started;
+    const [{ offerSetup }, { baseUrl }] = await Promise.all([
+      import("../alpine/admin/setup"),
+      import("../alpine/auth/mails"),
+    ]);
+    const token = await offerSetup({ alpine, now });
+    if (token === null) return;
+    const link = `${baseUrl({ ...config, port: Number(new URL(url).port || 80) })}/#setup=${token}`;
+    log.warn({ url: link }, "no administrator yet: open the link within 30 minutes");
+  } catch (error) {
+    // What ends the start is told by `failed`; without a link there is still the command.
+    if (alpine.ready) log.warn({ reason: String(error) }, "no link for the first administrator");
+  }
 }
 
 /** Resolves at the first signal. Further ones change nothing: a terminal may send one twice. */

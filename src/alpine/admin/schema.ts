@@ -3,7 +3,7 @@ import { roles, tiers } from "../../../db/alpine/schema";
 import { uuid, word } from "../../http/fields";
 import { auditEvents, AuditRecord } from "../audit";
 import { pageQuery, pageShape } from "../page";
-import { User, userOf, type UserRow } from "../users/schema";
+import { Email, FullName, NewPassword, User, userOf, type UserRow } from "../users/schema";
 
 export const AdminUser = User.extend({ last_login_at: z.iso.datetime().nullable() }).openapi(
   "AdminUser",
@@ -37,6 +37,15 @@ export const UserChange = z
   })
   .openapi("UserChange");
 export type UserChange = z.infer<typeof UserChange>;
+
+export const SetUp = z
+  .strictObject({
+    token: z.string().min(1).max(128).openapi({ description: "Of the link in the server's log." }),
+    email: Email,
+    password: NewPassword,
+    full_name: FullName,
+  })
+  .openapi("SetUp");
 
 export const auditQuery = (pageSizeMax: number) =>
   z.strictObject({

@@ -47,6 +47,16 @@ export async function lockForAdmin(tx: Transaction, adminId: string, id: string)
   return (await lockUser(tx, id)) ?? missingUser();
 }
 
+/** Whether there is any administrator, also one who is shut out. */
+export async function hasAdmin(db: Queries): Promise<boolean> {
+  const rows = await db
+    .select({ id: users.id })
+    .from(users)
+    .where(eq(users.role, "admin"))
+    .limit(1);
+  return rows.length > 0;
+}
+
 export function missingUser(): never {
   throw new AppError("not_found", "There is no such user.");
 }

@@ -4,7 +4,7 @@ import type { Mail } from "../../platform/mail";
 type Place = Pick<Config, "host" | "port" | "publicUrl">;
 
 /** Where users reach the server. Never what a request says it is: links would lead elsewhere. */
-function baseUrl({ host, port, publicUrl }: Place): string {
+export function baseUrl({ host, port, publicUrl }: Place): string {
   if (publicUrl !== null) return publicUrl;
   const name = ["0.0.0.0", "::"].includes(host) ? "localhost" : host;
   return `http://${name.includes(":") ? `[${name}]` : name}:${port}`;

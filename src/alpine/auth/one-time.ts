@@ -8,16 +8,18 @@ import { hashOf } from "./tokens";
 export const tokenMs = {
   verify_email: 24 * 3_600_000,
   reset_password: 3_600_000,
+  setup_admin: 30 * 60_000,
 } as const satisfies Partial<Record<TokenPurpose, number>>;
 
 /**
- * Makes a token of a user, which makes all earlier ones for the purpose void. The row of the user
- * must be locked: of two at once the later one counts. @returns the token; its hash is kept.
+ * Makes a token of a user, or of nobody, which makes all their earlier ones for the purpose void.
+ * The row of the user must be locked, or the administrators for one of nobody: of two at once the
+ * later one counts. @returns the token; its hash is kept.
  */
 export async function issueToken(
   tx: Transaction,
   purpose: keyof typeof tokenMs,
-  userId: string,
+  userId: string | null,
   nowMs: number,
 ): Promise<string> {
   await voidTokens(tx, purpose, userId, nowMs);
@@ -32,11 +34,11 @@ export async function issueToken(
   return token;
 }
 
-/** Makes every token of a user for the purpose void. */
+/** Makes every token of a user, or of nobody, for the purpose void. */
 export async function voidTokens(
   tx: Transaction,
   purpose: TokenPurpose,
-  userId: string,
+  userId: string | null,
   nowMs: number,
 ): Promise<void> {
   await tx
@@ -44,7 +46,7 @@ export async function voidTokens(
     .set({ usedAt: new Date(nowMs) })
     .where(
       and(
-        eq(oneTimeTokens.userId, userId),
+        userId === null ? isNull(oneTimeTokens.userId) : eq(oneTimeTokens.userId, userId),
         eq(oneTimeTokens.purpose, purpose),
         isNull(oneTimeTokens.usedAt),
       ),
@@ -58,11 +60,23 @@ export async function ownerOf(
   token: string,
   nowMs: number,
 ): Promise<string> {
+  const { userId } = await mustCount(db, purpose, token, nowMs);
+  if (userId !== null) return userId;
+  throw notGood();
+}
+
+/** Before what costs more. @throws AppError 422 unless the token counts. */
+export async function mustCount(
+  db: Queries,
+  purpose: TokenPurpose,
+  token: string,
+  nowMs: number,
+): Promise<{ userId: string | null }> {
   const [row] = await db
     .select({ userId: oneTimeTokens.userId })
     .from(oneTimeTokens)
     .where(counts(purpose, token, nowMs));
-  if (row?.userId) return row.userId;
+  if (row) return row;
   throw notGood();
 }
 
