@@ -17,20 +17,12 @@ const clockMs = 7 * 24 * 3_600_000;
 const entryOverheadBytes = 200;
 const channel = "cache";
 
-/** Carries invalidations between instances. What it drops while broken, `onMissed` makes up for. */
-export type Bus = {
-  publish(message: string): void | Promise<unknown>;
-  subscribe(onMessage: (message: string) => void, onMissed: () => void): void;
-};
-
 export type CacheOptions = {
   /** False: everything is loaded each time; answers are the same. */
   enabled: boolean;
   redis: Redis | null;
   metrics: Metrics;
   now: () => number;
-  /** Further ways to the other instances, beside Redis. */
-  buses?: readonly Bus[];
 };
 
 export type NamespaceOptions<T> = {
@@ -70,6 +62,7 @@ export class Cache {
   readonly #owed = new Map<string, number>();
   #owesAll = false;
   #settling: Timer | undefined;
+  #ended = false;
   readonly #id = crypto.randomUUID();
   readonly #names = new Set<string>();
   readonly #flights = new Map<string, Promise<Found<unknown>>>();
@@ -78,14 +71,8 @@ export class Cache {
     options.redis?.subscribe(
       channel,
       (message) => this.#heard(message),
-      () => this.forgetAll(),
+      () => this.#forgetAll(),
     );
-    for (const bus of options.buses ?? []) {
-      bus.subscribe(
-        (message) => this.#heard(message),
-        () => this.forgetAll(),
-      );
-    }
   }
 
   /** Entries held in process. */
@@ -101,7 +88,10 @@ export class Cache {
     return new Namespace(this, options, this.options.metrics);
   }
 
-  /** Voids a value here at once, in Redis and on the other instances by the time it resolves. */
+  /**
+   * Voids a value: here at once; in Redis by the time it resolves, and on the other instances a
+   * moment later. While Redis is gone that is made up for in the background.
+   */
   invalidate(namespace: string, key: string): Promise<void> {
     return this.#invalidate([keyMark(namespace, key)]);
   }
@@ -113,31 +103,14 @@ export class Cache {
 
   /** Voids everything, everywhere. */
   async clear(): Promise<void> {
-    this.forgetAll();
-    this.#owe("all");
-    await this.#announce("all");
+    this.#forgetAll();
+    await this.#tell("all");
   }
 
-  /** In this process alone: the change was announced by whoever made it. */
-  forget(namespace: string, key: string): void {
-    this.#forget([keyMark(namespace, key)]);
-  }
-
-  forgetTag(...tags: string[]): void {
-    this.#forget(tags.map(tagMark));
-  }
-
-  forgetAll(): void {
-    this.#clock += 1;
-    this.#floor = this.#clock;
-    this.#marks.clear();
-    this.#near.clear();
-    this.#flights.clear();
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
+  [Symbol.asyncDispose](): Promise<void> {
+    this.#ended = true;
     clearTimeout(this.#settling);
-    await Promise.resolve();
+    return Promise.resolve();
   }
 
   /** What is held and valid, without a copy: frozen. For Namespace. */
@@ -216,9 +189,17 @@ export class Cache {
     return marks.every((mark) => (this.#marks.get(mark) ?? 0) <= begun);
   }
 
+  #forgetAll(): void {
+    this.#clock += 1;
+    this.#floor = this.#clock;
+    this.#marks.clear();
+    this.#near.clear();
+    this.#flights.clear();
+  }
+
   #forget(marks: readonly string[]): void {
     this.#clock += 1;
-    if (this.#marks.size + marks.length > marksMax) return this.forgetAll();
+    if (this.#marks.size + marks.length > marksMax) return this.#forgetAll();
     for (const mark of marks) {
       this.#marks.set(mark, this.#clock);
       this.#near.delete(mark);
@@ -230,45 +211,32 @@ export class Cache {
 
   async #invalidate(marks: readonly string[]): Promise<void> {
     this.#forget(marks);
-    this.#owe(marks);
-    await this.#announce(marks);
+    await this.#tell(marks);
   }
 
-  #owe(what: What): void {
+  async #tell(what: What): Promise<void> {
     if (!this.options.redis) return;
     if (what === "all" || this.#owed.size + what.length > owedMax) this.#owesAll = true;
     else for (const mark of what) this.#owed.set(mark, this.#clock);
-  }
-
-  async #announce(what: What): Promise<void> {
-    const settled = await this.#settle();
-    const message = JSON.stringify({ from: this.#id, what, settled } satisfies Announcement);
-    for (const bus of this.options.buses ?? []) await bus.publish(message);
+    await this.#settle(this.options.redis, false);
   }
 
   #heard(text: string): void {
     const message = readMessage(text);
     // Of another version, perhaps: whatever it says, this is right.
-    if (!message) return this.forgetAll();
-    const { from, what, settled } = message;
-    if (from === this.#id) return;
-    if (what === "all") this.forgetAll();
-    else this.#forget(what);
-    if (settled) return;
-    // Whoever made the change could not reach Redis: somebody must tell it.
-    this.#owe(what);
-    void this.#settle();
+    if (!message) return this.#forgetAll();
+    if (message.from === this.#id) return;
+    if (message.what === "all") this.#forgetAll();
+    else this.#forget(message.what);
   }
 
-  /** Brings Redis, and whoever listens there, all that it is owed. True when it has it. */
-  async #settle(): Promise<boolean> {
-    const { redis } = this.options;
-    if (!redis) return false;
+  /** Brings Redis, and whoever listens there, all that it is owed; again later if it cannot. */
+  async #settle(redis: Redis, background: boolean): Promise<void> {
     const owed = [...this.#owed];
     const marks = owed.map(([mark]) => mark);
     const all = this.#owesAll;
     const what: What = all ? "all" : marks;
-    const message = JSON.stringify({ from: this.#id, what, settled: true } satisfies Announcement);
+    const message = JSON.stringify({ from: this.#id, what } satisfies Announcement);
     const entries = marks.filter((mark) => mark.startsWith("key:")).map(entryKey);
     const done = await redis.attempt(
       (client) =>
@@ -277,18 +245,21 @@ export class Cache {
           [clockKey, ...marks.map(markKey), ...entries],
           [marks.length, markMs, clockMs, all ? 1 : 0, redis.prefix + channel, message],
         ),
-      { background: true },
+      { background },
     );
     if (done === undefined) {
-      this.#settling ??= setTimeout(() => {
-        this.#settling = undefined;
-        void this.#settle();
-      }, settleMs).unref();
-      return false;
+      if (!this.#ended) this.#settleLater(redis);
+      return;
     }
     for (const [mark, tick] of owed) if (this.#owed.get(mark) === tick) this.#owed.delete(mark);
     if (all) this.#owesAll = false;
-    return true;
+  }
+
+  #settleLater(redis: Redis): void {
+    this.#settling ??= setTimeout(() => {
+      this.#settling = undefined;
+      void this.#settle(redis, true);
+    }, settleMs).unref();
   }
 
   async #read(mark: string): Promise<Far | undefined> {
@@ -365,10 +336,6 @@ export class Namespace<T> {
     return this.cache.invalidate(this.options.name, key);
   }
 
-  forget(key: string): void {
-    this.cache.forget(this.options.name, key);
-  }
-
   #plain(value: T): T {
     const json: unknown = JSON.parse(JSON.stringify(value));
     const { schema } = this.options;
@@ -414,10 +381,8 @@ type What = readonly string[] | "all";
 const Message = z.object({
   from: z.string(),
   what: z.union([z.array(z.string()), z.literal("all")]),
-  /** Whether Redis knows already. */
-  settled: z.boolean(),
 });
-type Announcement = { from: string; what: What; settled: boolean };
+type Announcement = { from: string; what: What };
 
 function readMessage(text: string): Announcement | null {
   try {

@@ -110,12 +110,17 @@ export class Redis implements AsyncDisposable {
     }
   }
 
-  /** Tells every subscriber, of this process too. False when Redis cannot be had. */
+  /**
+   * Tells every subscriber, of this process too. False when that is not known to have succeeded:
+   * it is sent over any connection there is, but waited for no longer than a request may wait.
+   */
   async publish(channel: string, message: string): Promise<boolean> {
-    const sent = await this.attempt((client) => client.publish(this.prefix + channel, message), {
+    const sent = this.attempt((client) => client.publish(this.prefix + channel, message), {
       background: true,
     });
-    return sent !== undefined;
+    if (!this.up) return false;
+    const reached = await inTime(sent, this.#deadlineMs).catch(() => undefined);
+    return reached !== undefined;
   }
 
   /**
