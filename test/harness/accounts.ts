@@ -1,10 +1,16 @@
 /** The application with accounts: on Postgres and Redis, on Postgres alone, or embedded. */
+import { join } from "node:path";
 import { eq } from "drizzle-orm";
 import { drizzle } from "drizzle-orm/node-postgres";
 import { Client } from "pg";
 import { migrate, type Database } from "../../src/alpine/database.ts";
 import * as schema from "../../db/alpine/schema.ts";
-import { openApp, type App, type AppOptions } from "./app.ts";
+import { embeddedDir } from "../../src/alpine/alpine.ts";
+import { EmbeddedPostgres } from "../../src/platform/embedded.ts";
+import { createLog } from "../../src/platform/log.ts";
+import { Postgres } from "../../src/platform/postgres.ts";
+import { openApp, READ_TOKEN, WRITE_TOKEN, type App, type AppOptions } from "./app.ts";
+import { startServer, tempDir, until, type Server } from "./process.ts";
 import { type OwnPostgres, postgres, redis, type TestDatabase, type TestRedis } from "./servers.ts";
 
 export const backends = ["postgres+redis", "postgres", "embedded"] as const;
@@ -33,12 +39,8 @@ export interface Member {
   refresh: string;
 }
 
-export interface Accounts extends AsyncDisposable {
-  app: App;
-  backend: Backend;
-  database: TestDatabase | null;
-  redis: TestRedis | null;
-  clock: App["clock"];
+/** What tests ask of accounts, however they are served. */
+export interface AccountsClient {
   /** Sends JSON, as somebody where a token is given. */
   call(method: string, path: string, body?: unknown, token?: string | null): Promise<Response>;
   /** The same; the answer must have this status. Gives its JSON, or null without a body. */
@@ -58,6 +60,15 @@ export interface Accounts extends AsyncDisposable {
   key(member: Member, scopes?: string[]): Promise<string>;
   /** The rows themselves. */
   db(): Database;
+}
+
+/** Served in this process, with a clock that the test sets. */
+export interface Accounts extends AccountsClient, AsyncDisposable {
+  app: App;
+  backend: Backend;
+  database: TestDatabase | null;
+  redis: TestRedis | null;
+  clock: App["clock"];
 }
 
 async function prepare(url: string): Promise<void> {
@@ -94,8 +105,38 @@ export async function openAccounts(options: AccountsOptions = {}): Promise<Accou
   });
   const { deps } = app;
 
-  const call: Accounts["call"] = (method, path, body, token) =>
-    app.send(
+  const forgive = async (): Promise<void> => {
+    // All of a test's users come from one address.
+    await deps.alpine?.windows.loginAddress.forgive("127.0.0.1");
+    await deps.alpine?.windows.signupAddress.forgive("127.0.0.1");
+  };
+  const db = (): Database => {
+    if (!deps.alpine) throw new Error("there are no accounts");
+    return deps.alpine.db();
+  };
+  return {
+    ...clientOf(app.send, db, forgive),
+    app,
+    backend,
+    database: database ?? beside?.database ?? null,
+    redis: cache ?? beside?.redis ?? null,
+    clock: app.clock,
+    async [Symbol.asyncDispose]() {
+      await app[Symbol.asyncDispose]();
+      await database?.[Symbol.asyncDispose]();
+      if (!servers.redis) await cache?.[Symbol.asyncDispose]();
+    },
+  };
+}
+
+/** The same requests, whichever way they go. */
+function clientOf(
+  send: (request: Request) => Promise<Response>,
+  db: () => Database,
+  forgive: () => Promise<void>,
+): AccountsClient {
+  const call: AccountsClient["call"] = (method, path, body, token) =>
+    send(
       new Request(`http://argo.test${path}`, {
         method,
         headers: {
@@ -105,7 +146,10 @@ export async function openAccounts(options: AccountsOptions = {}): Promise<Accou
         body: body === undefined ? null : typeof body === "string" ? body : JSON.stringify(body),
       }),
     );
-  const must: Accounts["must"] = async <T>(status: number, ...request: Parameters<typeof call>) => {
+  const must: AccountsClient["must"] = async <T>(
+    status: number,
+    ...request: Parameters<typeof call>
+  ) => {
     const response = await call(...request);
     const text = await response.text();
     if (response.status !== status) {
@@ -113,8 +157,8 @@ export async function openAccounts(options: AccountsOptions = {}): Promise<Accou
     }
     return (text === "" ? null : JSON.parse(text)) as T;
   };
-  const login: Accounts["login"] = async (email, password = PASSWORD) => {
-    await deps.alpine?.windows.loginAddress.forgive("127.0.0.1");
+  const login: AccountsClient["login"] = async (email, password = PASSWORD) => {
+    await forgive();
     const tokens = await must<{ access_token: string; refresh_token: string }>(
       200,
       "POST",
@@ -136,24 +180,14 @@ export async function openAccounts(options: AccountsOptions = {}): Promise<Accou
       refresh: tokens.refresh_token,
     };
   };
-  const member: Accounts["member"] = async (given = {}) => {
+  const member: AccountsClient["member"] = async (given = {}) => {
     const email = given.email ?? `member-${(emails += 1)}@example.com`;
     const password = given.password ?? PASSWORD;
-    // All of a test's users come from one address.
-    await deps.alpine?.windows.signupAddress.forgive("127.0.0.1");
+    await forgive();
     await must(201, "POST", "/api/auth/signup", { email, password, full_name: "A Member" });
     return login(email, password);
   };
-  const db = (): Database => {
-    if (!deps.alpine) throw new Error("there are no accounts");
-    return deps.alpine.db();
-  };
   return {
-    app,
-    backend,
-    database: database ?? beside?.database ?? null,
-    redis: cache ?? beside?.redis ?? null,
-    clock: app.clock,
     call,
     must,
     login,
@@ -169,10 +203,61 @@ export async function openAccounts(options: AccountsOptions = {}): Promise<Accou
       const made = await must<{ key: string }>(201, "POST", "/api/keys", body, of.access);
       return made.key;
     },
-    async [Symbol.asyncDispose]() {
-      await app[Symbol.asyncDispose]();
-      await database?.[Symbol.asyncDispose]();
-      if (!servers.redis) await cache?.[Symbol.asyncDispose]();
-    },
+  };
+}
+
+export type Program = "source" | "binary";
+
+/** A server in a process of its own, as an operator runs it. */
+export interface ServedAccounts extends AccountsClient, AsyncDisposable {
+  server: Server;
+}
+
+/** Starts it and waits until its accounts are ready. */
+export async function serveAccounts(
+  program: Program,
+  backend: Backend,
+  env: Record<string, string> = {},
+): Promise<ServedAccounts> {
+  await using cleanup = new AsyncDisposableStack();
+  const dir = cleanup.use(tempDir());
+  const embedded = backend === "embedded";
+  const database = embedded ? null : cleanup.use(await (await postgres()).createDatabase(template));
+  const cache = backend === "postgres+redis" ? cleanup.use(await redis()) : null;
+  const server = cleanup.use(
+    await startServer({
+      role: "all",
+      cwd: dir.path,
+      ...(program === "binary" && { binary: join(import.meta.dir, "../../dist/argo-alpine") }),
+      env: {
+        DATABASE_URL: database?.url,
+        REDIS_URL: cache?.url,
+        JWT_SECRET,
+        ARGO_READ_TOKEN: READ_TOKEN,
+        ARGO_WRITE_TOKEN: WRITE_TOKEN,
+        RATE_LIMIT_PER_MINUTE: "1000000000",
+        SHUTDOWN_DELAY_SECONDS: "0",
+        ...env,
+      },
+    }),
+  );
+  await until(async () => (await fetch(`${server.url}/readyz`)).ok, "accounts are ready");
+  const socketDir = await EmbeddedPostgres.locate(embeddedDir({ dataDir: dir.file("data") }));
+  const own = { poolSize: 1, maxOverflow: 0, recycleSeconds: 0, log: createLog("silent") };
+  const at = database ? { url: database.url } : { socketDir: socketDir ?? "" };
+  const direct = cleanup.use(Postgres.open({ ...own, at }, schema));
+  const send = (request: Request): Promise<Response> => {
+    const { pathname, search } = new URL(request.url);
+    return fetch(new Request(server.url + pathname + search, request));
+  };
+  const whole = cleanup.move();
+  return {
+    ...clientOf(
+      send,
+      () => direct.db,
+      () => Promise.resolve(),
+    ),
+    server,
+    [Symbol.asyncDispose]: () => whole.disposeAsync(),
   };
 }
