@@ -1,3 +1,4 @@
+import { writeSync } from "node:fs";
 import { setPriority } from "node:os";
 import { SetupError } from "../errors";
 import type { ChildWord } from "../platform/embedded";
@@ -15,11 +16,11 @@ export async function embedded(dir: string, socket: string): Promise<void> {
   process.on("SIGINT", () => undefined);
   process.umask(0o077);
   setPriority(niceness);
-  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  const { promise, resolve } = Promise.withResolvers<void>();
   process.stdin.on("end", resolve).on("error", resolve).resume();
   try {
     const { servePglite } = await import("../platform/pglite");
-    await using _server = await servePglite({ dir, socket, onFatal: reject });
+    await using _server = await servePglite({ dir, socket, die });
     say({ ready: true });
     await promise;
   } catch (error) {
@@ -27,6 +28,12 @@ export async function embedded(dir: string, socket: string): Promise<void> {
     say({ fault: error.message, fix: error.fix });
     process.exitCode = 1;
   }
+}
+
+function die(reason: string): never {
+  writeSync(2, `${reason}\n`);
+  process.kill(process.pid, "SIGKILL");
+  throw new Error(reason);
 }
 
 const say = (word: ChildWord): boolean => process.stdout.write(`${JSON.stringify(word)}\n`);

@@ -21,8 +21,8 @@ type Options = {
   dir: string;
   /** Of the Unix socket. */
   socket: string;
-  /** The database is broken for good, and this process should end. */
-  onFatal: (error: unknown) => void;
+  /** Ends this process before it returns: what the database does after a panic is not to be had. */
+  die: (reason: string) => never;
 };
 
 /**
@@ -30,22 +30,35 @@ type Options = {
  * @throws SetupError when the directory has another owner, or holds what this cannot open.
  */
 export async function servePglite(options: Options): Promise<AsyncDisposable> {
-  const { dir, socket, onFatal } = options;
+  const { dir, socket, die } = options;
   const owner = await own(dir);
   try {
     const [data, pgliteWasmModule] = await Promise.all([prepared(dir), compiled()]);
+    let last = "";
     const db = await PGlite.create(data, {
       pgliteWasmModule,
+      onStderr: (line) => {
+        const [, severity, reason = ""] = /(PANIC|FATAL): +(.*)/.exec(line) ?? [];
+        if (severity === "PANIC") die(reason);
+        if (severity === "FATAL") last = reason;
+        return false;
+      },
       fsBundle: new Blob([await unpacked(bundle)]),
       // The default takes 128 MB of memory at once, which no small set-up fills.
       startParams: [...PGlite.defaultStartParams, "-c", "shared_buffers=24MB"],
       // Never run: the directory is made already. Without one it would be looked for on the disk.
       initdbWasmModule: new WebAssembly.Module(Uint8Array.of(0, 0x61, 0x73, 0x6d, 1, 0, 0, 0)),
+    }).catch((cause: unknown) => {
+      throw new SetupError(
+        `The embedded Postgres does not start: ${last || String(cause)}`,
+        `Free space on the disk of ${data}; if it is damaged, put a copy in its place.`,
+        { cause },
+      );
     });
     // Left behind by an owner that was killed.
     rmSync(socket, { force: true });
     const server = new PGLiteSocketServer({
-      db: wholeExchanges(db, onFatal),
+      db: wholeExchanges(db, die),
       path: socket,
       maxConnections: connectionsMax,
     });
@@ -114,18 +127,17 @@ const syncMessage = Uint8Array.of("S".charCodeAt(0), 0, 0, 0, 4);
 /**
  * What the socket server needs of PGlite. It changes clients between any two messages outside a
  * transaction, so that one would run the statement that another has just parsed; so an exchange
- * is made to look like a transaction until its end. A failure of the machine itself, which would
- * leave the server waiting for ever, is handed on.
+ * is made to look like a transaction until its end. A failure of the machine itself would leave the
+ * server waiting for ever.
  */
-function wholeExchanges(db: PGlite, onFatal: (error: unknown) => void): PGlite {
+function wholeExchanges(db: PGlite, die: Options["die"]): PGlite {
   let open = false;
   const run: PGlite["execProtocolRawStream"] = async (message, options) => {
     open = !endsExchange.has(message[0] ?? 0);
     try {
       await db.execProtocolRawStream(message, options);
     } catch (error) {
-      onFatal(error);
-      throw error;
+      die(String(error));
     }
   };
   const facade: Pick<

@@ -393,6 +393,7 @@ function relationalConfig<S extends Schema>(schema: S): RelationalSchemaConfig<T
 
 const away = "Accounts are not available at the moment: their database cannot be reached.";
 const busy = "Accounts are not available at the moment: their database is too busy.";
+const full = "The disk of the accounts' database is full. Free space; nothing was written.";
 const slow = "Accounts took too long to answer: their database is too busy.";
 
 const unavailable = (detail: string, retryAfterSeconds = 1, cause?: unknown): AppError =>
@@ -403,6 +404,7 @@ const passing: [prefix: string, detail: string, retryAfterSeconds: number][] = [
   ["08", away, 1],
   ["28", away, 5],
   ["3D000", away, 5],
+  ["53100", full, 30],
   ["53", busy, 2],
   ["57014", slow, 2],
   ["57P", away, 1],
