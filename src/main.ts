@@ -3,6 +3,7 @@ import { Command, Option } from "commander";
 import { type Config, readConfig, type Role, roles, Variables } from "./config";
 import { SetupError } from "./errors";
 import { version } from "./version";
+import type { AdminOptions } from "./cli/admin";
 import type { ExportOptions } from "./cli/export";
 import type { ImportOptions } from "./cli/import";
 import type { SeedOptions } from "./cli/seed";
@@ -148,6 +149,27 @@ program
     const { restore } = await import("./cli/restore");
     const config = await configOf(command.optsWithGlobals());
     await restore(config, file, options, await outputFor(options));
+  });
+
+program
+  .command("admin")
+  .description("administrators of the accounts")
+  .command("create")
+  .description("make an administrator, also while the server runs")
+  .requiredOption("--email <address>", "the address to log in with")
+  .option("--full-name <name>", "how they are called", "Administrator")
+  .option("--password-file <file>", "read the password from FILE instead of standard input")
+  .addOption(
+    new Option(
+      "--promote",
+      "make whoever has an account with the address one; the password stays theirs",
+    ).conflicts("passwordFile"),
+  )
+  .option(jsonFlag, jsonText)
+  .action(async (options: AdminOptions & { json?: boolean }, command: Command) => {
+    const { adminCreate } = await import("./cli/admin");
+    const config = await configOf(command.optsWithGlobals());
+    await adminCreate(config, options, await outputFor(options));
   });
 
 program
