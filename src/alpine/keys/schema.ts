@@ -22,14 +22,18 @@ export const NewKey = z
     scopes: z
       .array(z.enum(keyScopes))
       .min(1)
-      .max(keyScopes.length)
       .refine((scopes) => new Set(scopes).size === scopes.length, {
         message: "must name each scope once",
       })
-      .openapi({ description: "signals:write and admin:read are for administrators." }),
+      .openapi({
+        description: "signals:write and admin:read are for administrators.",
+        uniqueItems: true,
+      }),
     expires_at: z.iso
       .datetime({ offset: true, message: "must be a time as RFC 3339 writes it" })
-      .refine((text) => Date.parse(text) < timeEndMs, { message: "must be before the year 10000" })
+      .refine((text) => !(Date.parse(text) >= timeEndMs), {
+        message: "must be before the year 10000",
+      })
       .nullish()
       .openapi({ description: "In the future; without it the key is good until revoked." }),
   })

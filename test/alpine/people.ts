@@ -1,0 +1,83 @@
+/** Accounts put into the tables at once: a thousand cost no thousand hashes of passwords. */
+import * as schema from "../../db/alpine/schema.ts";
+import { openSession } from "../../src/alpine/auth/sessions.ts";
+import type { Alpine } from "../../src/alpine/alpine.ts";
+import type { UserRow } from "../../src/alpine/users/schema.ts";
+import { newUser } from "../../src/alpine/users/store.ts";
+import { PASSWORD, type Accounts, type Member } from "../harness/accounts.ts";
+
+export function alpineOf({ app }: Accounts): Alpine {
+  const { alpine } = app.deps;
+  if (!alpine) throw new Error("there are no accounts");
+  return alpine;
+}
+
+let made = 0;
+let passwordHash: string | undefined;
+
+/** So many users, each with an open session; `given` says what they are else. */
+export async function people(
+  at: Accounts,
+  count: number,
+  given: Partial<UserRow> = {},
+): Promise<Member[]> {
+  const alpine = alpineOf(at);
+  passwordHash ??= await alpine.passwords.hash(PASSWORD);
+  const hash = passwordHash;
+  const rows = Array.from({ length: count }, () => {
+    made += 1;
+    const email = `person-${made}@example.com`;
+    const own = { email, fullName: `Person ${made}`, passwordHash: hash };
+    return newUser(at.clock.ms, { ...own, ...given });
+  });
+  const origin = { address: "127.0.0.1", requestId: "test", userAgent: "test" };
+  return at.db().transaction(async (tx) => {
+    for (let i = 0; i < rows.length; i += 500) {
+      await tx.insert(schema.users).values(rows.slice(i, i + 500));
+    }
+    const members: Member[] = [];
+    for (const row of rows) {
+      const { session, refreshToken } = await openSession(alpine, tx, row, origin, at.clock.ms);
+      const { id, email, tier, role } = row;
+      const subject = { userId: id, sessionId: session.id, generation: 0, tier, role };
+      const access = await alpine.tokens.sign(subject);
+      members.push({ id, email, password: PASSWORD, access, refresh: refreshToken });
+    }
+    return members;
+  });
+}
+
+export async function person(at: Accounts, given: Partial<UserRow> = {}): Promise<Member> {
+  const [member] = await people(at, 1, given);
+  if (!member) throw new Error("nobody was made");
+  return member;
+}
+
+/** Waits until it is so, in real time. @returns how long it took, milliseconds. */
+export async function until(isSo: () => Promise<boolean>, withinMs = 5_000): Promise<number> {
+  const begun = performance.now();
+  while (!(await isSo())) {
+    if (performance.now() - begun > withinMs) throw new Error(`not so within ${withinMs} ms`);
+    await Bun.sleep(5);
+  }
+  return performance.now() - begun;
+}
+
+/** What an object in a body may try to become. */
+export const assignments: [field: string, body: string][] = [
+  ["tier", '{"tier":"elite"}'],
+  ["role", '{"role":"admin"}'],
+  ["id", '{"id":"0190a7c0-0000-7000-8000-000000000000"}'],
+  ["user_id", '{"user_id":"0190a7c0-0000-7000-8000-000000000000"}'],
+  ["is_active", '{"is_active":true}'],
+  ["is_verified", '{"is_verified":true}'],
+  ["password_hash", '{"password_hash":"x"}'],
+  ["created_at", '{"created_at":"2020-01-01T00:00:00Z"}'],
+  ["__proto__", '{"__proto__":{"role":"admin"}}'],
+  ["constructor", '{"constructor":{"prototype":{"role":"admin"}}}'],
+  ["prototype", '{"prototype":{}}'],
+];
+
+/** A body with what another one holds besides, as text: `__proto__` is no field of a literal. */
+export const besides = (body: Record<string, unknown>, more: string): string =>
+  JSON.stringify(body).replace(/\}$/, Object.keys(body).length > 0 ? "," : "") + more.slice(1);
