@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, statSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 
 /** The architecture, as far as it can be read off the files. */
@@ -24,7 +24,7 @@ function importsOf(path: string): string[] {
   return names.map((name) => {
     const at = join(ROOT, dirname(path), name);
     const there = [at, `${at}.ts`, `${at}.tsx`, join(at, "index.ts")].find(
-      (candidate) => existsSync(candidate) && !candidate.endsWith("/"),
+      (candidate) => existsSync(candidate) && statSync(candidate).isFile(),
     );
     if (there === undefined) throw new Error(`${path} imports ${name}, which is not there`);
     return relative(ROOT, there);
