@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { lstatSync, mkdirSync, readFileSync } from "node:fs";
+import { lstatSync, mkdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { sql } from "drizzle-orm";
 import { integer, jsonb, pgTable, text, timestamp } from "drizzle-orm/pg-core";
@@ -277,6 +277,51 @@ describe("one that fails", () => {
     expect(again.restarts).toBe(0);
   }, 20_000);
 });
+
+async function mounted(path: string): Promise<AsyncDisposable | null> {
+  mkdirSync(path);
+  if (Bun.which("mount") === null) return null;
+  await using mount = spawnChild(["mount", "-t", "tmpfs", "-o", "size=60m", "none", path]);
+  if ((await mount.done) !== 0) return null;
+  return {
+    async [Symbol.asyncDispose]() {
+      await spawnChild(["umount", "-l", path]).done;
+    },
+  };
+}
+
+test("on a full disk it ends before it acknowledges anything, and comes back with room", async () => {
+  using dir = tempDir();
+  await using disk = await mounted(dir.file("disk"));
+  if (disk === null) return console.log("not tested: no tmpfs can be mounted here");
+  await using embedded = await start(dir.file("disk/accounts"));
+  await using postgres = open(embedded);
+  await postgres.db.execute(sql`CREATE TABLE things (id int PRIMARY KEY)`);
+  // Its pages are there before the disk is full.
+  await postgres.db.execute(sql`INSERT INTO things VALUES (0)`);
+  const filler = dir.file("disk/filler");
+  await spawnChild(["dd", "if=/dev/zero", `of=${filler}`, "bs=1M"]).done;
+  const before = embedded.pid;
+  let acknowledged = 0;
+  const failure = await (async () => {
+    for (;;) {
+      await postgres.db.execute(sql`INSERT INTO things VALUES (${acknowledged + 1})`);
+      acknowledged += 1;
+      // Brings on the log's next file, for which there is no room.
+      await postgres.db.execute(
+        sql`SELECT pg_logical_emit_message(false, 'filler', repeat('y', 200000))`,
+      );
+    }
+  })().catch((error: unknown) => error);
+  expect(failure).toMatchObject({ status: 503 });
+  await until(() => isGone(before), "ended");
+  rmSync(filler);
+  await until(() => postgres.check(500), "up again", 20_000);
+  const { rows } = await postgres.db.execute<{ n: number }>(
+    sql`SELECT count(*)::int AS n FROM things`,
+  );
+  expect(rows[0]?.n).toBeWithin(acknowledged + 1, acknowledged + 3);
+}, 60_000);
 
 test("a directory too deep for a socket has its socket elsewhere, for its user alone", async () => {
   using dir = tempDir();
