@@ -22,7 +22,7 @@ export const AccountExport = z
     audit: z.array(AuditRecord),
   })
   .openapi("AccountExport");
-type AccountExport = z.infer<typeof AccountExport>;
+export type AccountExport = z.infer<typeof AccountExport>;
 
 /**
  * Everything that is kept about a user, but for what would let somebody else in, as JSON
