@@ -152,6 +152,16 @@ program
   });
 
 program
+  .command("init")
+  .description("write a file of fresh secrets, for compose.yaml or --env-file")
+  .option("--out <file>", "the file, which must not be there yet", ".env")
+  .option(jsonFlag, jsonText)
+  .action(async (options: { out: string; json?: boolean }) => {
+    const { init } = await import("./cli/init");
+    init(options.out, await outputFor(options));
+  });
+
+program
   .command("admin")
   .description("administrators of the accounts")
   .command("create")
