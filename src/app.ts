@@ -1,13 +1,6 @@
 import { OpenAPIHono } from "@hono/zod-openapi";
 import { HTTPException } from "hono/http-exception";
 import { getPath } from "hono/utils/url";
-import { adminRoutes } from "./alpine/admin/routes";
-import { setupRoutes } from "./alpine/admin/setup.routes";
-import { recoveryRoutes } from "./alpine/auth/recovery.routes";
-import { authRoutes } from "./alpine/auth/routes";
-import { keyRoutes } from "./alpine/keys/routes";
-import type { Plane } from "./alpine/plane";
-import { userRoutes } from "./alpine/users/routes";
 import { createPoll, latestPath } from "./argo/signals/poll";
 import { signalRoutes } from "./argo/signals/routes";
 import type { Deps } from "./deps";
@@ -67,15 +60,7 @@ export function createApp(deps: Deps) {
       },
     }),
   );
-  if (alpine) {
-    const plane: Plane = { config, log, metrics, now, admission, alpine };
-    app.route("/", authRoutes(plane));
-    app.route("/", recoveryRoutes(plane));
-    app.route("/", keyRoutes(plane));
-    app.route("/", userRoutes(plane));
-    app.route("/", adminRoutes(plane));
-    app.route("/", setupRoutes(plane));
-  }
+  if (alpine) deps.mountAlpine?.(app, { config, log, metrics, now, admission, alpine });
   app.route("/", docsRoutes());
 
   app.openAPIRegistry.registerComponent("securitySchemes", "bearer", {

@@ -1,4 +1,5 @@
 import type { Alpine, AlpineOptions } from "./alpine/alpine";
+import type { mountAlpine } from "./alpine/routes";
 import { Argo } from "./argo/argo";
 import type { Config } from "./config";
 import { Admission } from "./http/admit";
@@ -18,8 +19,9 @@ export type Deps = AsyncDisposable & {
   /** The clock, milliseconds since the epoch. */
   now: () => number;
   argo: Argo;
-  /** Null for the role `argo`. */
+  /** Null for the role `argo`, which loads nothing of it, its routes included. */
   alpine: Alpine | null;
+  mountAlpine: typeof mountAlpine | null;
   redis: Redis | null;
   admission: Admission;
   state: { started: boolean; draining: boolean };
@@ -80,6 +82,7 @@ export async function openDeps(config: Config, overrides: Overrides = {}): Promi
     now,
     argo,
     alpine,
+    mountAlpine: accounts.mountAlpine,
     redis,
     admission: new Admission(config, new Guard(config, alpine?.credentials), limiter),
     state: { started: false, draining: false },
@@ -121,16 +124,18 @@ async function shareLimit(
   return shared;
 }
 
-type Accounts = AsyncDisposable & { alpine: Alpine | null; redis: Redis | null };
+type Accounts = AsyncDisposable & Pick<Deps, "alpine" | "mountAlpine" | "redis">;
 
 /** The role `argo` loads and starts nothing of it. */
 async function openAccounts(options: Omit<AlpineOptions, "redis" | "cache">): Promise<Accounts> {
   const { config, log, metrics, now } = options;
   if (config.role === "argo") {
-    return { alpine: null, redis: null, [Symbol.asyncDispose]: () => Promise.resolve() };
+    const nothing = { alpine: null, mountAlpine: null, redis: null };
+    return { ...nothing, [Symbol.asyncDispose]: () => Promise.resolve() };
   }
-  const [{ Alpine }, { Cache }] = await Promise.all([
+  const [{ Alpine }, { mountAlpine }, { Cache }] = await Promise.all([
     import("./alpine/alpine"),
+    import("./alpine/routes"),
     import("./platform/cache"),
   ]);
   const redis = config.redisUrl === null ? null : await openRedis(config.redisUrl, log);
@@ -143,6 +148,7 @@ async function openAccounts(options: Omit<AlpineOptions, "redis" | "cache">): Pr
     const alpine = Alpine.open({ ...options, redis, cache });
     return {
       alpine,
+      mountAlpine,
       redis,
       [Symbol.asyncDispose]: async () => {
         await alpine[Symbol.asyncDispose]();

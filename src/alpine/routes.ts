@@ -1,0 +1,15 @@
+import type { OpenAPIHono } from "@hono/zod-openapi";
+import type { AppEnv } from "../http/exchange";
+import { adminRoutes } from "./admin/routes";
+import { setupRoutes } from "./admin/setup.routes";
+import { recoveryRoutes } from "./auth/recovery.routes";
+import { authRoutes } from "./auth/routes";
+import { keyRoutes } from "./keys/routes";
+import type { Plane } from "./plane";
+import { userRoutes } from "./users/routes";
+
+/** Mounts every route of the control plane. */
+export function mountAlpine(app: OpenAPIHono<AppEnv>, plane: Plane): void {
+  const modules = [authRoutes, recoveryRoutes, setupRoutes, keyRoutes, userRoutes, adminRoutes];
+  for (const routes of modules) app.route("/", routes(plane));
+}
