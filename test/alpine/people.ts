@@ -1,6 +1,7 @@
 /** Accounts put into the tables at once: a thousand cost no thousand hashes of passwords. */
 import * as schema from "../../db/alpine/schema.ts";
-import { openSession } from "../../src/alpine/auth/sessions.ts";
+import { sessionMs } from "../../src/alpine/auth/sessions.ts";
+import { hashOf } from "../../src/alpine/auth/tokens.ts";
 import type { Alpine } from "../../src/alpine/alpine.ts";
 import type { UserRow } from "../../src/alpine/users/schema.ts";
 import { newUser } from "../../src/alpine/users/store.ts";
@@ -12,6 +13,7 @@ export function alpineOf({ app }: Accounts): Alpine {
   return alpine;
 }
 
+const rowsAtOnce = 500;
 let made = 0;
 let passwordHash: string | undefined;
 
@@ -30,21 +32,39 @@ export async function people(
     const own = { email, fullName: `Person ${made}`, passwordHash: hash };
     return newUser(at.clock.ms, { ...own, ...given });
   });
-  const origin = { address: "127.0.0.1", requestId: "test", userAgent: "test" };
-  return at.db().transaction(async (tx) => {
-    for (let i = 0; i < rows.length; i += 500) {
-      await tx.insert(schema.users).values(rows.slice(i, i + 500));
+  const created = new Date(at.clock.ms);
+  const expiresAt = new Date(at.clock.ms + sessionMs);
+  const sessions = rows.map(({ id: userId }) => ({
+    id: Bun.randomUUIDv7("hex", at.clock.ms),
+    userId,
+    createdAt: created,
+    lastUsedAt: created,
+    expiresAt,
+    userAgent: "test",
+    address: "127.0.0.1",
+    refresh: alpine.refreshTokens.first(),
+  }));
+  const tokens = sessions.map(({ id: sessionId, refresh }) => ({
+    hash: hashOf(refresh),
+    sessionId,
+    createdAt: created,
+    expiresAt,
+  }));
+  await at.db().transaction(async (tx) => {
+    for (let i = 0; i < count; i += rowsAtOnce) {
+      await tx.insert(schema.users).values(rows.slice(i, i + rowsAtOnce));
+      await tx.insert(schema.sessions).values(sessions.slice(i, i + rowsAtOnce));
+      await tx.insert(schema.refreshTokens).values(tokens.slice(i, i + rowsAtOnce));
     }
-    const members: Member[] = [];
-    for (const row of rows) {
-      const { session, refreshToken } = await openSession(alpine, tx, row, origin, at.clock.ms);
-      const { id, email, tier, role } = row;
-      const subject = { userId: id, sessionId: session.id, generation: 0, tier, role };
-      const access = await alpine.tokens.sign(subject);
-      members.push({ id, email, password: PASSWORD, access, refresh: refreshToken });
-    }
-    return members;
   });
+  return Promise.all(
+    rows.map(async ({ id, email, tier, role }, i): Promise<Member> => {
+      const { id: sessionId, refresh } = sessions[i] ?? { id: "", refresh: "" };
+      const subject = { userId: id, sessionId, generation: 0, tier, role };
+      const access = await alpine.tokens.sign(subject);
+      return { id, email, password: PASSWORD, access, refresh };
+    }),
+  );
 }
 
 export async function person(at: Accounts, given: Partial<UserRow> = {}): Promise<Member> {
