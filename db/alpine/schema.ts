@@ -118,7 +118,10 @@ export const refreshTokens = pgTable(
     expiresAt: at("expires_at").notNull(),
     usedAt: at("used_at"),
   },
-  (t) => [index("idx_refresh_session").on(t.sessionId)],
+  (t) => [
+    index("idx_refresh_session").on(t.sessionId),
+    index("idx_refresh_expires").on(t.expiresAt),
+  ],
 );
 
 export const apiKeys = pgTable(

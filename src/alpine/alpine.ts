@@ -15,12 +15,12 @@ import type { Redis } from "../platform/redis";
 import { absentSeconds } from "./users/lookup";
 import { User } from "./users/schema";
 import { authWindows, type AuthWindows } from "./auth/limits";
-import { forgetTokens } from "./auth/one-time";
 import { AccessTokens, RefreshTokens } from "./auth/tokens";
 import { Passwords } from "./auth/passwords";
 import { Changes } from "./changes";
 import { Credentials, staleMs } from "./credentials";
 import { type Database, migrate } from "./database";
+import { forgetExpired } from "./retention";
 import { Seal } from "./seal";
 import { deriveKey, jwtSecrets } from "./secrets";
 import { Usage } from "./usage";
@@ -142,6 +142,8 @@ export class Alpine implements AsyncDisposable {
     this.#ended = true;
     if (this.#timer) clearInterval(this.#timer);
     this.changes.stop();
+    // What is being started is there before it is ended.
+    await this.started.catch(() => undefined);
     await this.outbox[Symbol.asyncDispose]();
     if (this.#ready) await this.#tend().catch(() => undefined);
     await this.passwords[Symbol.asyncDispose]();
@@ -165,8 +167,8 @@ export class Alpine implements AsyncDisposable {
       if (applied.length > 0) log.info({ migrations: applied }, "accounts migrated");
       await this.changes.start();
     });
-    await this.passwords.warm();
     if (this.#ended) return;
+    await this.passwords.warm();
     this.#timer = setInterval(() => {
       this.#tend().catch((error: unknown) => {
         log.debug({ reason: String(error) }, "accounts not tended");
@@ -216,7 +218,7 @@ export class Alpine implements AsyncDisposable {
   async #tend(): Promise<void> {
     await this.usage.flush();
     await this.changes.forget();
-    await forgetTokens(this.db(), this.options.now());
+    await forgetExpired(this.db(), this.options.now());
     this.credentials.forget();
   }
 }

@@ -116,6 +116,7 @@ CREATE INDEX "idx_change_at" ON "changes" USING btree ("at");--> statement-break
 CREATE INDEX "idx_one_time_user" ON "one_time_tokens" USING btree ("user_id","purpose");--> statement-breakpoint
 CREATE INDEX "idx_one_time_expires" ON "one_time_tokens" USING btree ("expires_at");--> statement-breakpoint
 CREATE INDEX "idx_refresh_session" ON "refresh_tokens" USING btree ("session_id");--> statement-breakpoint
+CREATE INDEX "idx_refresh_expires" ON "refresh_tokens" USING btree ("expires_at");--> statement-breakpoint
 CREATE INDEX "idx_revocation_expires" ON "revocations" USING btree ("expires_at");--> statement-breakpoint
 CREATE INDEX "idx_session_user" ON "sessions" USING btree ("user_id","created_at");--> statement-breakpoint
 CREATE INDEX "idx_session_expires" ON "sessions" USING btree ("expires_at");--> statement-breakpoint

@@ -1,4 +1,4 @@
-import { and, eq, gt, isNull, lt } from "drizzle-orm";
+import { and, eq, gt, isNull } from "drizzle-orm";
 import { oneTimeTokens, type TokenPurpose } from "../../../db/alpine/schema";
 import { AppError } from "../../errors";
 import type { Queries, Transaction } from "../database";
@@ -93,11 +93,6 @@ export async function useToken(
     .where(counts(purpose, token, nowMs))
     .returning({ userId: oneTimeTokens.userId });
   if (used.length === 0) throw notGood();
-}
-
-/** Lets go of tokens that have expired. */
-export async function forgetTokens(db: Queries, nowMs: number): Promise<void> {
-  await db.delete(oneTimeTokens).where(lt(oneTimeTokens.expiresAt, new Date(nowMs)));
 }
 
 const counts = (purpose: TokenPurpose, token: string, nowMs: number) =>
