@@ -1,5 +1,6 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import { readFileSync } from "node:fs";
+import type { Socket } from "node:net";
 import { setTimeout as pause } from "node:timers/promises";
 import type { ConnectionOptions } from "node:tls";
 import {
@@ -235,6 +236,8 @@ type Watch = {
 };
 
 const insideTransaction = new AsyncLocalStorage<{ open: boolean; of: pg.Pool }>();
+/** Failures to connect, which mean one thing whatever they are. */
+const unreached = new WeakSet<Error>();
 const poolFull = "timeout exceeded when trying to connect";
 
 type Connected = (
@@ -242,6 +245,20 @@ type Connected = (
   client: pg.PoolClient | undefined,
   release: (broken?: unknown) => void,
 ) => void;
+
+/** The driver leaves the socket of a login that failed open, until the server has enough of it. */
+class Connection extends pg.Client {
+  override connect(): Promise<pg.Client>;
+  override connect(callback: (error: Error) => void): void;
+  override connect(callback?: (error: Error) => void): Promise<pg.Client> | void {
+    if (!callback) return super.connect();
+    super.connect((error: Error) => {
+      const { connection } = this as unknown as { connection: { stream: Socket } };
+      if (error) connection.stream.destroy();
+      callback(error);
+    });
+  }
+}
 
 class GuardedPool extends pg.Pool {
   readonly #watch: Watch;
@@ -280,8 +297,10 @@ class GuardedPool extends pg.Pool {
   }
 
   #note(error: unknown): void {
-    if (error === undefined || error === null) return this.#watch.reached();
-    if (!(error instanceof Error && error.message === poolFull)) this.#watch.unreached(error);
+    if (!(error instanceof Error)) return this.#watch.reached();
+    if (error.message === poolFull) return;
+    unreached.add(error);
+    this.#watch.unreached(error);
   }
 }
 
@@ -437,7 +456,7 @@ export function translatePostgres(error: unknown): unknown {
   }
   if (!(fault instanceof Error) || fault instanceof AppError) return fault;
   if (fault.message === poolFull) return unavailable(busy, 1, new Error(fault.message));
-  if (lostMessages.test(fault.message) || isNetworkFault(fault)) {
+  if (unreached.has(fault) || lostMessages.test(fault.message) || isNetworkFault(fault)) {
     return unavailable(away, 1, new Error(reasonOf(fault)));
   }
   return fault;
@@ -502,6 +521,7 @@ function poolConfig(options: PostgresOptions): pg.PoolConfig {
     ...(embedded
       ? { host: at.socketDir, port: 5432, user: "postgres", database: "postgres", ssl: false }
       : addressOf(at.url)),
+    Client: Connection,
     // The embedded one has a single session: a second connection would only wait for the first.
     max: embedded ? 1 : options.poolSize + options.maxOverflow,
     idleTimeoutMillis: embedded ? 0 : 30_000,

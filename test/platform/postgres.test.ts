@@ -79,6 +79,7 @@ describe("with a server that is well", () => {
 
   test("a thousand failed and abandoned requests leave no connection behind", async () => {
     await using pg = open({ statementTimeoutMs: 2_000, connectTimeoutMs: 10_000 });
+    await pg.db.insert(things).values({ id: 1 }).onConflictDoNothing();
     const kinds = [
       () => pg.db.execute(sql`SELECT 1 / 0`),
       () => pg.db.insert(things).values({ id: 1 }),
@@ -253,11 +254,20 @@ describe("with a server that fails", () => {
     await ask(pg);
   });
 
-  test("what is not open yet says so", async () => {
-    await using pg = open({ at: { url: "postgres://argo@127.0.0.1:1/argo" } });
-    expect(pg.up).toBe(false);
-    expect((await unavailable(() => ask(pg))).ms).toBeLessThan(1_000);
-  });
+  for (const [what, url] of [
+    ["a port that nobody listens on", () => "postgres://argo@127.0.0.1:1/argo"],
+    ["a host that has no address", () => "postgres://argo@nowhere.invalid/argo"],
+    ["no password where one is asked for", () => database.url.replace(/:[^:@]+@/, "@")],
+    ["a database that is not there", () => `${database.url}-not`],
+  ] as const) {
+    test(`${what} is 503`, async () => {
+      await using pg = open({ at: { url: url() } });
+      const found = await unavailable(() => pg.transaction((tx) => tx.execute(sql`SELECT 1`)));
+      expect(found.ms).toBeLessThan(3_000);
+      expect(pg.up).toBe(false);
+      expect((await unavailable(() => ask(pg))).ms).toBeLessThan(100);
+    });
+  }
 });
 
 describe("addresses", () => {
