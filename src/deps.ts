@@ -52,7 +52,10 @@ export async function openDeps(config: Config, overrides: Overrides = {}): Promi
     keysMax: limiterKeysMax,
     now,
   });
-  // First: what another process owns is met before anything is written.
+  const beforeWriting = overrides.beforeWriting ?? (() => undefined);
+  // Accounts write at once, the signal file only where something is missing.
+  if (config.role !== "argo") beforeWriting();
+  // Then what another process owns, before anything is written.
   const accounts = await openAccounts({
     config,
     log,
@@ -66,7 +69,7 @@ export async function openDeps(config: Config, overrides: Overrides = {}): Promi
     metrics,
     limitOptions: limiter.options,
     now,
-    beforeWriting: overrides.beforeWriting ?? (() => undefined),
+    beforeWriting,
     synchronous: overrides.synchronous ?? "FULL",
   }).catch(async (error: unknown) => {
     await accounts[Symbol.asyncDispose]();

