@@ -1,5 +1,14 @@
-import { chmodSync, existsSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
-import { join } from "node:path";
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmdirSync,
+  rmSync,
+} from "node:fs";
+import { dirname, join } from "node:path";
 import { PGlite } from "@electric-sql/pglite";
 import { PGLiteSocketServer } from "@electric-sql/pglite-socket";
 import initial from "../../db/embedded/postgres-18.tar.zst" with { type: "file" };
@@ -55,8 +64,9 @@ export async function servePglite(options: Options): Promise<AsyncDisposable> {
         { cause },
       );
     });
-    // Left behind by an owner that was killed.
+    // Left behind by an owner that was killed, or taken away by one that has just ended.
     rmSync(socket, { force: true });
+    mkdirSync(dirname(socket), { recursive: true, mode: 0o700 });
     const server = new PGLiteSocketServer({
       db: wholeExchanges(db, die),
       path: socket,
@@ -69,6 +79,9 @@ export async function servePglite(options: Options): Promise<AsyncDisposable> {
         // It waits for connections to end that it does not end itself: those that are being made.
         await Promise.race([server.stop(), Bun.sleep(stopMs)]);
         await db.close();
+        rmSync(socket, { force: true });
+        // It may lie in the directory for temporary files.
+        if (readdirSync(dirname(socket)).length === 0) rmdirSync(dirname(socket));
         owner[Symbol.dispose]();
       },
     };

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { lstatSync, mkdirSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, lstatSync, mkdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { sql } from "drizzle-orm";
 import { integer, jsonb, pgTable, text, timestamp } from "drizzle-orm/pg-core";
@@ -327,12 +327,15 @@ test("a directory too deep for a socket has its socket elsewhere, for its user a
   using dir = tempDir();
   const deep = join(dir.path, "a".repeat(60), "b".repeat(60));
   mkdirSync(deep, { recursive: true });
-  await using embedded = await start(deep);
+  const embedded = await start(deep);
   expect(embedded.socketDir).not.toStartWith(deep);
   expect(lstatSync(embedded.socketDir).mode & 0o777).toBe(0o700);
   expect(await EmbeddedPostgres.locate(deep)).toBe(embedded.socketDir);
-  await using postgres = open(embedded);
-  expect(await postgres.check(2_000)).toBe(true);
+  const postgres = open(embedded);
+  expect(await postgres.check(5_000)).toBe(true);
+  await postgres[Symbol.asyncDispose]();
+  await embedded[Symbol.asyncDispose]();
+  expect(existsSync(embedded.socketDir)).toBe(false);
 }, 20_000);
 
 test("what no background process does is done: statistics, and a log that stays small", async () => {
