@@ -171,7 +171,8 @@ export class Cache {
     const nearMs = this.options.redis ? Math.min(ttlMs, nearSecondsMax * 1000) : ttlMs;
     const now = this.options.now();
     const bytes = entryOverheadBytes + 2 * (mark.length + text.length);
-    const entry = {
+    // What was overtaken meanwhile is found void when it is asked for.
+    this.#near.set(mark, {
       value,
       marks: [mark, ...marks],
       begun,
@@ -179,8 +180,7 @@ export class Cache {
       endsAt: now + nearMs,
       bytes,
       used: false,
-    };
-    if (this.#valid(entry)) this.#near.set(mark, entry);
+    });
   }
 
   #valid({ marks, begun }: Entry): boolean {
@@ -469,22 +469,27 @@ end
 return {clock[2], entry[1], redis.call('PTTL', KEYS[2])}
 `);
 
-/** KEYS clock, entry, its marks; ARGV the clock before the load, value, lifetime, a mark's surplus. */
+/**
+ * KEYS clock, entry, its marks; ARGV the clock before the load, value, lifetime, a mark's surplus.
+ * A mark that is not there may have been evicted: then only a clock that stood still tells that
+ * nothing was invalidated meanwhile. The next load finds the mark made.
+ */
 const writeScript = new Script(`
-local base = redis.call('HGET', KEYS[1], 'base')
+local clock = redis.call('HMGET', KEYS[1], 'base', 'now')
 local begun = tonumber(ARGV[1])
-if not base or begun < tonumber(base) then return 0 end
-local marks, held = {}, {}
+if not clock[1] or begun < tonumber(clock[1]) then return 0 end
+local still = clock[2] == ARGV[1]
+local marks, known, lifetime = {}, true, ARGV[3] + ARGV[4]
 for i = 3, #KEYS do
   marks[i - 2] = KEYS[i]
-  held[i] = redis.call('GET', KEYS[i])
-  if held[i] and tonumber(held[i]) > begun then return 0 end
-end
-local lifetime = ARGV[3] + ARGV[4]
-for i = 3, #KEYS do
-  if not held[i] then redis.call('SET', KEYS[i], ARGV[1], 'PX', lifetime)
+  local mark = redis.call('GET', KEYS[i])
+  if not mark then
+    known = false
+    redis.call('SET', KEYS[i], clock[2], 'PX', lifetime)
+  elseif tonumber(mark) > begun then return 0
   elseif redis.call('PTTL', KEYS[i]) < lifetime then redis.call('PEXPIRE', KEYS[i], lifetime) end
 end
+if not known and not still then return 0 end
 redis.call('HSET', KEYS[2], 'value', ARGV[2], 'begun', ARGV[1], 'marks', cjson.encode(marks))
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 return 1

@@ -5,6 +5,7 @@ import { SharedLimit } from "../../src/http/share.ts";
 import { createLog } from "../../src/platform/log.ts";
 import { Redis } from "../../src/platform/redis.ts";
 import { until } from "../harness/process.ts";
+import { tcpProxy } from "../harness/proxy.ts";
 import { redis as startRedis, type TestRedis } from "../harness/servers.ts";
 import { runTogether } from "./limited.ts";
 
@@ -116,16 +117,35 @@ describe("a limit that several processes share", () => {
   test("outlives a flush", async () => {
     await using a = await member(100);
     const key = fresh();
+    const half = fresh();
     takes(a, key, 100);
+    takes(a, half, 50);
     await exchanged(a);
+    await Bun.sleep(1_600);
     await server.flush();
     takes(a, key, 1);
+    takes(a, half, 1);
     await exchanged(a);
+    // It goes on where it was, and does not begin anew.
+    expect(a.limiter.take(half)).toMatchObject({ allowed: true, remaining: 48 });
+    expect(a.limiter.take(half).resetSeconds).toBeLessThanOrEqual(59);
     await using b = await member(100);
     takes(b, key, 1);
     await exchanged(b);
     expect(takes(b, key, 100)).toBe(0);
     expect(takes(a, key, 100)).toBe(0);
+  });
+
+  test("counts what came while an exchange was on its way", async () => {
+    await using proxy = await tcpProxy({ port: server.port });
+    await using a = await member(100, `redis://127.0.0.1:${proxy.port}`);
+    const key = fresh();
+    proxy.delay(80);
+    takes(a, key, 50);
+    await Bun.sleep(80);
+    expect(takes(a, key, 40)).toBe(40);
+    await exchanged(a);
+    expect(takes(a, key, 100)).toBe(10);
   });
 
   test("is given back what is taken back", async () => {

@@ -235,12 +235,14 @@ describe("invalidation", () => {
       const options = { ...users, tags: () => ["everyone"] };
       const namespace = a.cache.namespace<User>(options);
       const other = b.cache.namespace<User>(options);
-      for (const how of ["key", "tag"]) {
+      for (const how of ["key", "tag", "all"]) {
         const gate = Promise.withResolvers<User>();
         const slow = namespace.get("1", () => gate.promise);
         await Bun.sleep(20);
         const { cache } = who === "the same instance" ? a : b;
-        await (how === "key" ? cache.invalidate("users", "1") : cache.invalidateTag("everyone"));
+        if (how === "key") await cache.invalidate("users", "1");
+        else if (how === "tag") await cache.invalidateTag("everyone");
+        else await cache.clear();
         await Bun.sleep(20);
         // Whoever comes after it does not wait for the old load.
         const after = await namespace.get("1", () => Promise.resolve({ id: "1", version: 2 }));
@@ -255,6 +257,61 @@ describe("invalidation", () => {
       }
     },
   );
+
+  test("reaches a load that nobody comes after", async () => {
+    const cache = alone();
+    const namespace = cache.namespace<number>({ ...users, tags: () => ["everyone"] });
+    const overtaking = [
+      () => cache.invalidate("users", "1"),
+      () => cache.invalidateTag("everyone"),
+      () => cache.clear(),
+    ];
+    for (const overtake of overtaking) {
+      const gate = Promise.withResolvers<number>();
+      const slow = namespace.get("1", () => gate.promise);
+      await overtake();
+      gate.resolve(1);
+      await slow;
+      expect(namespace.peek("1")).toBeUndefined();
+    }
+  });
+
+  test("whose mark Redis evicted is taken to have happened", async () => {
+    await server.flush();
+    await using a = await instance();
+    const options = { ...users, tags: () => ["everyone"] };
+    const first = a.cache.namespace<number>(options);
+    const marks = ["argo:cache:mark:tag:everyone", "argo:cache:mark:key:users:1", null];
+    for (const [version, mark] of marks.entries()) {
+      await first.get("1", () => Promise.resolve(version));
+      await until(async () => (await direct.exists("argo:cache:entry:key:users:1")) === 1, "redis");
+      if (mark) expect(await direct.del(mark)).toBe(1);
+      await using b = await instance();
+      const { hit } = await b.cache.namespace<number>(options).get("1", () => Promise.resolve(9));
+      expect(hit).toBe(mark === null);
+      await a.cache.clear();
+      await direct.del("argo:cache:entry:key:users:1");
+    }
+  });
+
+  test("whose mark Redis evicted before a load ended keeps that load out", async () => {
+    await server.flush();
+    await using a = await instance();
+    await using b = await instance();
+    const namespace = a.cache.namespace<number>(users);
+    const gate = Promise.withResolvers<number>();
+    const slow = namespace.get("1", () => gate.promise);
+    await until(async () => (await direct.exists("argo:cache:clock")) === 1, "the read");
+    await b.cache.invalidate("users", "1");
+    expect(await direct.del("argo:cache:mark:key:users:1")).toBe(1);
+    gate.resolve(1);
+    await slow;
+    await until(
+      async () => (await direct.exists("argo:cache:mark:key:users:1")) === 1,
+      "the write",
+    );
+    expect(await direct.exists("argo:cache:entry:key:users:1")).toBe(0);
+  });
 
   test("that could not reach Redis is made up for before Redis is read again", async () => {
     await server.flush();
@@ -399,7 +456,7 @@ describe("nothing stale is put back, whatever the order", () => {
             await filler.set(`filler:${i}`, "x".repeat(200_000), "EX", 60);
           }),
         ),
-        seeded(10),
+        seeded(30),
       );
       expect(await filler.info("stats")).not.toContain("evicted_keys:0\r");
     } finally {
