@@ -1,6 +1,6 @@
 /** Addresses verified, passwords changed and reset, and the mails for it. */
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "bun:test";
-import { and, eq } from "drizzle-orm";
+import { and, eq, sql } from "drizzle-orm";
 import pino from "pino";
 import { auditLog, oneTimeTokens, users } from "../../../db/alpine/schema.ts";
 import { useToken } from "../../../src/alpine/auth/one-time.ts";
@@ -329,6 +329,27 @@ describe("resetting the password", () => {
     }
     await settled();
     expect(sink.mails().map((mail) => mail.to)).toEqual([[member.email], [member.email]]);
+  });
+
+  test("nothing is looked up before the answer: it comes while nobody can be", async () => {
+    const { email } = await at.member();
+    await settled();
+    const [locked, release] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    const locking = at.db().transaction(async (tx) => {
+      await tx.execute(sql`LOCK TABLE users, one_time_tokens, audit_log`);
+      locked.resolve();
+      await release.promise;
+    });
+    await locked.promise;
+    for (const path of ["/password/forgot", "/verify-email/resend"]) {
+      for (const known of [email, "nobody@example.com"]) {
+        expect(await status(path, { email: known })).toBe(202);
+      }
+    }
+    release.resolve();
+    await locking;
+    await settled();
+    expect((await sink.mailFor(email)).text).toContain("token");
   });
 
   test("a mailbox gets five mails an hour, whoever asks for them", async () => {

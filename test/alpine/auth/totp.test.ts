@@ -363,17 +363,20 @@ describe("at rest", () => {
   });
 
   test("a secret that was replaced is still good; one that is gone leaves recovery codes", async () => {
-    const one = await holder();
+    // Several on one database, which the embedded one is not for.
+    await using first = await openAccounts({ backend: "postgres" });
+    const one = await holder(first);
+    const now = first.clock.ms;
     {
       const env = { JWT_SECRET: `${"n".repeat(40)},${JWT_SECRET}` };
-      await using rotated = await openAccounts({ beside: at, env, now: at.clock.ms });
-      expect(await loginStatus(one, one.code(), rotated)).toBe(200);
+      await using rotated = await openAccounts({ beside: first, env, now });
+      expect(await loginStatus(one, codeOf(one.secret, first), rotated)).toBe(200);
     }
     const seen: string[] = [];
     const log = pino({ level: "trace" }, { write: (line: string) => void seen.push(line) });
     const env = { JWT_SECRET: "n".repeat(40) };
-    await using bare = await openAccounts({ beside: at, env, log, now: at.clock.ms });
-    const refused = await problemOf(await login(one, one.code(1), bare));
+    await using bare = await openAccounts({ beside: first, env, log, now });
+    const refused = await problemOf(await login(one, codeOf(one.secret, first, 1), bare));
     expect(refused).toMatchObject({ status: 503, code: "unavailable" });
     expect(seen.join("\n")).toContain("JWT_SECRET must list the secret that sealed it");
     expect(await loginStatus(one, one.codes[0], bare)).toBe(200);
