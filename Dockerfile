@@ -10,8 +10,8 @@ COPY src ./src
 COPY db ./db
 RUN bun build.ts && mkdir -p /data
 
-# glibc and nothing else: no shell, no package manager, not root (uid 65532).
-FROM gcr.io/distroless/base-debian12:nonroot
+# glibc and nothing else: no shell, no package manager, no OpenSSL, not root (uid 65532).
+FROM gcr.io/distroless/base-nossl-debian12:nonroot
 COPY --from=build --chown=65532:65532 /data /data
 COPY --from=build /src/dist/argo-alpine /usr/local/bin/argo-alpine
 ENV HOST=0.0.0.0 PORT=3000 DATA_DIR=/data

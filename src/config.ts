@@ -98,6 +98,7 @@ export const Variables = z.object({
   SMTP_URL: url("smtp:", "smtps:").optional(),
   MAIL_FROM: z.string().min(3).default("argo-alpine@localhost"),
   REQUIRE_VERIFIED_EMAIL: z.string().default("false").pipe(flag),
+  EMBEDDED: z.string().default("false").pipe(flag),
 });
 
 /** Which planes a process runs: `argo` serves signals and knows no accounts. */
@@ -128,6 +129,8 @@ export type Config = Readonly<{
   logLevel: string;
   /** Null: the embedded Postgres under the data directory. */
   databaseUrl: string | null;
+  /** The embedded Postgres also where other machines can connect. */
+  embedded: boolean;
   dbPoolSize: number;
   dbMaxOverflow: number;
   dbPoolRecycleSeconds: number;
@@ -190,6 +193,7 @@ export function readConfig(env: Record<string, string | undefined>, role: Role =
     shutdownDelaySeconds: v.SHUTDOWN_DELAY_SECONDS,
     logLevel: v.DEBUG ? "debug" : v.LOG_LEVEL,
     databaseUrl: v.DATABASE_URL ?? null,
+    embedded: v.EMBEDDED,
     dbPoolSize: v.DB_POOL_SIZE,
     dbMaxOverflow: v.DB_MAX_OVERFLOW,
     dbPoolRecycleSeconds: v.DB_POOL_RECYCLE,

@@ -24,6 +24,7 @@ async function configOf(flags: Flags, below: Flags = {}, above: Flags = {}): Pro
       DATA_DIR: flags["dataDir"],
       SIGNALS_DB: flags["db"],
       LOG_LEVEL: flags["logLevel"],
+      EMBEDDED: flags["embedded"] && "true",
     }).filter(([, value]) => value !== undefined),
   );
   return readConfig(
@@ -48,6 +49,7 @@ program
   .option("--port <port>", "port to listen on, 0 for a free one (PORT)")
   .option("--log-level <level>", "fatal, error, warn, info, debug, trace or silent (LOG_LEVEL)")
   .addOption(new Option("--role <role>", "which part runs here").choices([...roles]).default("all"))
+  .option("--embedded", "keep accounts in the embedded Postgres, reached from elsewhere (EMBEDDED)")
   .addHelpText("after", `\nVariables: ${Object.keys(Variables.shape).join(", ")}`)
   .action(async (_options, command: Command) => {
     const { serve } = await import("./cli/serve");

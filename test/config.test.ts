@@ -5,6 +5,7 @@ import { SetupError } from "../src/errors.ts";
 import { tempDir } from "./harness/process.ts";
 
 const TOKEN = "0123456789abcdef";
+const SECRET = "0123456789abcdef0123456789abcdef";
 
 function refused(env: Record<string, string>): SetupError {
   try {
@@ -91,6 +92,28 @@ describe("what is given", () => {
       { port: 3000, writeTokens: [] },
     ],
     [{ SOMETHING_ELSE: "x" }, {}],
+    [
+      { DATABASE_URL: "postgres://u:p@db.example/argo", JWT_SECRET: SECRET },
+      { databaseUrl: "postgres://u:p@db.example/argo", jwtSecrets: [SECRET] },
+    ],
+    [{ JWT_SECRET: `${SECRET}1, ${SECRET}2` }, { jwtSecrets: [`${SECRET}1`, `${SECRET}2`] }],
+    [
+      { DB_POOL_SIZE: "5", DB_MAX_OVERFLOW: "0" },
+      { dbPoolSize: 5, dbMaxOverflow: 0 },
+    ],
+    [{ REDIS_URL: "rediss://r.example:6380/1" }, { redisUrl: "rediss://r.example:6380/1" }],
+    [{ REDIS_HOST: "r", REDIS_PASSWORD: "a/b@c" }, { redisUrl: "redis://:a%2Fb%40c@r:6379" }],
+    [{ REDIS_HOST: "::1", REDIS_PORT: "7000" }, { redisUrl: "redis://[::1]:7000" }],
+    [{ REDIS_URL: "redis://one", REDIS_HOST: "two" }, { redisUrl: "redis://one" }],
+    [{ PUBLIC_URL: "https://a.example/x/" }, { publicUrl: "https://a.example/x" }],
+    [
+      { CACHE_TTL: "1", EMBEDDED: "yes" },
+      { cacheTtlSeconds: 1, embedded: true },
+    ],
+    [
+      { REQUIRE_VERIFIED_EMAIL: "true", SMTP_URL: "smtps://u:p@mail.example" },
+      { requireVerifiedEmail: true, smtpUrl: "smtps://u:p@mail.example" },
+    ],
   ];
   test.each(given.map(([env, wanted]) => [JSON.stringify(env), env, wanted] as const))(
     "%s",
@@ -122,6 +145,18 @@ describe("what is refused, by its name", () => {
     ["ENABLE_COMPRESSION", ["enabled"]],
     ["LOG_LEVEL", ["verbose", "INFO"]],
     ["DEBUG", ["x"]],
+    ["DATABASE_URL", ["mysql://u:hidden@h/d", "hidden", "postgres://u:hidden@h/d"]],
+    ["DB_POOL_SIZE", ["0", "x"]],
+    ["DB_MAX_OVERFLOW", ["-1"]],
+    ["DB_POOL_RECYCLE", ["0", "1h"]],
+    ["REDIS_URL", ["http://hidden@r", "hidden"]],
+    ["REDIS_PORT", ["0", "x"]],
+    ["CACHE_TTL", ["0", "x"]],
+    ["JWT_SECRET", ["hidden", `${SECRET},hidden`]],
+    ["PUBLIC_URL", ["ftp://a.example", "a.example"]],
+    ["SMTP_URL", ["http://hidden@mail.example", "hidden"]],
+    ["REQUIRE_VERIFIED_EMAIL", ["x", "true"]],
+    ["EMBEDDED", ["x"]],
   ];
   const cases = bad.flatMap(([name, values]) => values.map((value) => [name, value] as const));
   test.each(cases)("%s=%s", (name, value) => {
@@ -129,6 +164,7 @@ describe("what is refused, by its name", () => {
     expect(error.message).toContain(name);
     expect(error.fix).not.toBe("");
     if (/TOKEN/.test(name)) expect(error.message).not.toContain(value);
+    expect(error.message).not.toContain("hidden");
   });
 
   test("all of them at once", () => {

@@ -66,6 +66,7 @@ export async function start(config: Config, overrides: Overrides = {}): Promise<
 
 /** Runs until SIGTERM or SIGINT, then drains; a signal during the start is obeyed after it. */
 export async function serve(config: Config): Promise<void> {
+  mustSayEmbedded(config);
   const stop = untilSignal();
   const running = await start(config);
   void tellSetup(running);
@@ -100,6 +101,15 @@ async function tellSetup({ url, deps }: Running): Promise<void> {
     // What ends the start is told by `failed`; without a link there is still the command.
     if (alpine.ready) log.warn({ reason: String(error) }, "no link for the first administrator");
   }
+}
+
+/** What is for evaluation and small set-ups must not be met by surprise in a large one. */
+function mustSayEmbedded({ role, host, databaseUrl, embedded }: Config): void {
+  if (role === "argo" || databaseUrl !== null || embedded || isLoopback(host)) return;
+  throw new SetupError(
+    `HOST ${host} is reached by other machines, and accounts would be kept in the embedded Postgres, which does not survive a power loss.`,
+    "Set DATABASE_URL; or say --embedded if that will do, or --role argo to serve signals alone.",
+  );
 }
 
 /** Resolves at the first signal. Further ones change nothing: a terminal may send one twice. */
