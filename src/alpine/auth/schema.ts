@@ -1,5 +1,5 @@
 import { z } from "@hono/zod-openapi";
-import { Email, FullName, NewPassword } from "../users/schema";
+import { Email, FullName, isPrintable, NewPassword } from "../users/schema";
 import { accessSeconds } from "./tokens";
 
 export const Signup = z
@@ -13,8 +13,15 @@ const Totp = z.string().min(6).max(32).openapi({
   description: "The code of the second factor, or a recovery code.",
 });
 
+/** As it is looked up, which Postgres refuses with a NUL in it. */
+const KnownEmail = z
+  .string()
+  .min(1)
+  .max(254)
+  .refine(isPrintable, { message: "must be printable text" });
+
 export const Login = z
-  .strictObject({ email: z.string().min(1).max(254), password: Password, totp: Totp.optional() })
+  .strictObject({ email: KnownEmail, password: Password, totp: Totp.optional() })
   .openapi("Login");
 
 export const Refresh = z
