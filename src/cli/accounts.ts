@@ -12,8 +12,9 @@ import { createLog } from "../platform/log";
 import { Postgres } from "../platform/postgres";
 import { sqliteCode } from "../platform/sqlite";
 
-const startingMsMax = 10_000;
+const startingMsMax = 20_000;
 const againMs = 100;
+const attemptsMax = 3;
 
 export type AccountsDatabase = AsyncDisposable & {
   db: Database;
@@ -22,11 +23,30 @@ export type AccountsDatabase = AsyncDisposable & {
 };
 
 /**
- * The database of the accounts, for a command: also while servers use it, whichever it is. The
- * embedded one is started where no server has.
- * @throws SetupError when it cannot be used.
+ * Does a command's work on the database of the accounts: also while servers use it, whichever it
+ * is. The embedded one is started where no server has, and work that was cut off since whoever had
+ * started it stopped it is done again.
+ * @throws SetupError when it cannot be used; what `work` throws.
  */
-export async function openAccounts(config: Config): Promise<AccountsDatabase> {
+export async function withAccounts<T>(
+  config: Config,
+  work: (accounts: AccountsDatabase) => Promise<T>,
+): Promise<T> {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      await using accounts = await openAccounts(config);
+      return await work(accounts);
+    } catch (error) {
+      const again = config.databaseUrl === null && isAway(error) && attempt < attemptsMax;
+      if (!again) throw databaseFault(error);
+    }
+  }
+}
+
+const isAway = (error: unknown): error is AppError =>
+  error instanceof AppError && error.code === "unavailable";
+
+async function openAccounts(config: Config): Promise<AccountsDatabase> {
   const embedded = config.databaseUrl === null ? await reachEmbedded(config) : null;
   const postgres = Postgres.open(
     {
@@ -106,11 +126,11 @@ async function startEmbedded(config: Config, owner: Disposable): Promise<Reached
 }
 
 /** A failure of the database as a command tells it; anything else as it is. */
-export function databaseFault(error: unknown): unknown {
-  if (!(error instanceof AppError) || error.code !== "unavailable") return error;
-  const reason = error.cause instanceof Error ? ` ${error.cause.message}.` : "";
+function databaseFault(error: unknown): unknown {
+  if (!isAway(error)) return error;
+  const reason = error.cause instanceof Error ? `: ${error.cause.message}` : "";
   return new SetupError(
-    `The database of the accounts cannot be used:${reason.replace(/\.+$/, ".") || ` ${error.detail}`}`,
+    `The database of the accounts cannot be used${reason.replace(/\.$/, "")}.`,
     "Run `argo-alpine doctor`.",
     { cause: error },
   );

@@ -10,7 +10,7 @@ import { Email, FullName, NewPassword, type UserRow } from "../alpine/users/sche
 import type { Config } from "../config";
 import { AppError, SetupError } from "../errors";
 import { createLog } from "../platform/log";
-import { databaseFault, openAccounts } from "./accounts";
+import { withAccounts } from "./accounts";
 import type { Output } from "./output";
 
 export type AdminOptions = {
@@ -34,21 +34,18 @@ export async function adminCreate(
   const email = checked("--email", Email, options.email);
   const fullName = checked("--full-name", FullName, options.fullName);
   const passwordHash = options.promote ? null : await hash(await readPassword(options));
-  await using accounts = await openAccounts(config);
-  const db = () => accounts.db;
-  const changes = new Changes({ db, bus: null, now: Date.now, log: createLog("silent") });
-  const ground = { changes, now: Date.now };
-  try {
-    await migrate(accounts.db);
+  await withAccounts(config, async ({ db, embeddedIn }) => {
+    await migrate(db);
+    const log = createLog("silent");
+    const changes = new Changes({ db: () => db, bus: null, now: Date.now, log });
+    const ground = { changes, now: Date.now };
     const { admin, done } =
       passwordHash === null
         ? await promote(ground, email)
         : await create(ground, { email, fullName, passwordHash });
-    const where = accounts.embeddedIn === null ? "" : `, in ${accounts.embeddedIn}`;
+    const where = embeddedIn === null ? "" : `, in ${embeddedIn}`;
     output.result(shown(admin), `${admin.email} ${done}${where}.`);
-  } catch (error) {
-    throw databaseFault(error);
-  }
+  });
 }
 
 type Ground = Parameters<typeof createAdmin>[0];
