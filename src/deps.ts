@@ -6,10 +6,11 @@ import { Admission } from "./http/admit";
 import { Guard } from "./http/guard";
 import { SlidingWindow } from "./http/limit";
 import type { SharedLimit } from "./http/share";
-import { createLog, droppedLines, type Logger } from "./platform/log";
+import { createLog, type Logger } from "./platform/log";
 import { Metrics } from "./platform/metrics";
 import type { Redis } from "./platform/redis";
 import type { Synchronous } from "./platform/sqlite";
+import { watchAll } from "./watch";
 
 /** What the application stands on. Whoever opened it disposes it. */
 export type Deps = AsyncDisposable & {
@@ -75,9 +76,9 @@ export async function openDeps(config: Config, overrides: Overrides = {}): Promi
     await accounts[Symbol.asyncDispose]();
     throw error;
   });
-  watchAll(metrics, argo, limiter);
   const { alpine, redis } = accounts;
-  const shared = redis && (await shareLimit(limiter, redis, metrics));
+  const shared = redis && (await shareLimit(limiter, redis));
+  watchAll(metrics, { argo, alpine, redis, limiter, shared });
   return {
     config,
     log,
@@ -98,33 +99,9 @@ export async function openDeps(config: Config, overrides: Overrides = {}): Promi
 }
 
 /** One limit for all processes that this Redis is configured for. */
-async function shareLimit(
-  limiter: SlidingWindow,
-  redis: Redis,
-  metrics: Metrics,
-): Promise<SharedLimit> {
+async function shareLimit(limiter: SlidingWindow, redis: Redis): Promise<SharedLimit> {
   const { SharedLimit } = await import("./http/share");
-  const shared = new SharedLimit(limiter, redis);
-  metrics.watch("gauge", "redis_up", "1 while Redis answers in time.", () => Number(redis.up));
-  metrics.watch(
-    "counter",
-    "redis_failed_total",
-    "Times that Redis refused or did not answer in time.",
-    () => redis.failed,
-  );
-  metrics.watch(
-    "counter",
-    "redis_skipped_total",
-    "Times that was done without Redis, known to be out of reach.",
-    () => redis.skipped,
-  );
-  metrics.watch(
-    "counter",
-    "rate_limit_exchanges_total",
-    "Exchanges of the limit's counts with the other processes.",
-    () => shared.exchanges,
-  );
-  return shared;
+  return new SharedLimit(limiter, redis);
 }
 
 type Accounts = AsyncDisposable & Pick<Deps, "alpine" | "mountAlpine" | "redis">;
@@ -167,58 +144,4 @@ async function openAccounts(options: Omit<AlpineOptions, "redis" | "cache">): Pr
 async function openRedis(url: string, log: Logger): Promise<Redis> {
   const { Redis } = await import("./platform/redis");
   return new Redis({ url, log });
-}
-
-function watchAll(metrics: Metrics, argo: Argo, limiter: SlidingWindow): void {
-  const { answers, reader, writer } = argo;
-  metrics.watch(
-    "counter",
-    "rate_limit_requests_total",
-    "Requests that the rate limit was asked about.",
-    () => limiter.asked,
-  );
-  metrics.watch(
-    "counter",
-    "rate_limit_exceeded_total",
-    "Requests that the rate limit refused.",
-    () => limiter.refused,
-  );
-  metrics.watch(
-    "counter",
-    "argo_answers_reused_total",
-    "Polls answered from bytes that were still valid.",
-    () => answers.reused,
-  );
-  metrics.watch(
-    "counter",
-    "argo_answers_made_total",
-    "Polls whose answer was read from the signal file.",
-    () => answers.made,
-  );
-  metrics.watch(
-    "counter",
-    "argo_log_dropped_total",
-    "Lines that the reader of the log took too long to read.",
-    () => droppedLines,
-  );
-  metrics.watch("gauge", "argo_answers_bytes", "Bytes of answers held.", () => answers.bytes);
-  metrics.watch("gauge", "argo_head_id", "Highest id in the signal file.", () => reader.head.maxId);
-  metrics.watch(
-    "counter",
-    "argo_commits_total",
-    "Group commits of the writer.",
-    () => writer.commits,
-  );
-  metrics.watch(
-    "gauge",
-    "argo_ingest_waiting_requests",
-    "Posts waiting for the writer.",
-    () => writer.waiting,
-  );
-  metrics.watch(
-    "gauge",
-    "argo_future_dated_signals",
-    "Newest signals dated more than 300 s ahead, at most 100 counted: they pin the top.",
-    () => argo.futureDated,
-  );
 }

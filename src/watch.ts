@@ -1,0 +1,69 @@
+import type { Alpine } from "./alpine/alpine";
+import type { Argo } from "./argo/argo";
+import type { SlidingWindow } from "./http/limit";
+import type { SharedLimit } from "./http/share";
+import { droppedLines } from "./platform/log";
+import type { Metrics } from "./platform/metrics";
+import type { Redis } from "./platform/redis";
+
+type Watched = {
+  argo: Argo;
+  alpine: Alpine | null;
+  redis: Redis | null;
+  limiter: SlidingWindow;
+  shared: SharedLimit | null;
+};
+
+type Row = [type: "counter" | "gauge", name: string, help: string, read: () => number];
+
+/** Metrics whose values somebody else keeps: read when they are scraped. */
+export function watchAll(metrics: Metrics, watched: Watched): void {
+  const { argo, alpine, redis, limiter, shared } = watched;
+  const { answers, reader, writer } = argo;
+  const limits = [limiter, ...Object.values(alpine?.windows ?? {})];
+  const sum = (of: (limit: { asked: number; refused: number }) => number) =>
+    limits.reduce((total, limit) => total + of(limit), 0);
+  const rows: Row[] = [
+    ["counter", "rate_limit_requests_total", "Times a limit was asked.", () => sum((l) => l.asked)],
+    ["counter", "rate_limit_exceeded_total", "Times one refused.", () => sum((l) => l.refused)],
+    ["counter", "argo_answers_reused_total", "Polls answered from bytes.", () => answers.reused],
+    ["counter", "argo_answers_made_total", "Polls answered from the file.", () => answers.made],
+    ["counter", "argo_log_dropped_total", "Lines nobody read in time.", () => droppedLines],
+    ["gauge", "argo_answers_bytes", "Bytes of answers held.", () => answers.bytes],
+    ["gauge", "argo_head_id", "Highest id in the signal file.", () => reader.head.maxId],
+    ["counter", "argo_commits_total", "Group commits of the writer.", () => writer.commits],
+    ["gauge", "argo_ingest_waiting_requests", "Posts that wait.", () => writer.waiting],
+    [
+      "gauge",
+      "argo_future_dated_signals",
+      "Newest signals dated more than 300 s ahead, at most 100 counted: they pin the top.",
+      () => argo.futureDated,
+    ],
+  ];
+  if (alpine) {
+    const { changes, credentials } = alpine;
+    rows.push(
+      ["gauge", "accounts_up", "1 while accounts can be used.", () => Number(alpine.up)],
+      ["gauge", "accounts_keys", "Good keys held in process.", () => credentials.keyCount],
+      ["gauge", "accounts_revocations", "Revocations held.", () => credentials.revokedCount],
+      [
+        "gauge",
+        "accounts_changes_age_seconds",
+        "For how long nothing is known of what other processes have changed.",
+        () => changes.ageMs / 1000,
+      ],
+    );
+  }
+  if (redis) {
+    rows.push(
+      ["gauge", "redis_up", "1 while Redis answers in time.", () => Number(redis.up)],
+      ["counter", "redis_failed_total", "Refused, or not answered in time.", () => redis.failed],
+      ["counter", "redis_skipped_total", "Done without Redis.", () => redis.skipped],
+    );
+  }
+  if (shared) {
+    const help = "Exchanges of the limit's counts with the other processes.";
+    rows.push(["counter", "rate_limit_exchanges_total", help, () => shared.exchanges]);
+  }
+  for (const row of rows) metrics.watch(...row);
+}
