@@ -104,7 +104,7 @@ export class Outbox implements AsyncDisposable {
   async #send({ to, subject, text, link }: Mail): Promise<void> {
     const { from, log, showLinks, timeoutMs = 20_000 } = this.#options;
     if (!this.#server) {
-      if (showLinks) log.info({ subject, link }, "a mail would have been sent");
+      if (showLinks) log.warn({ subject, link }, "no mail can be sent: this is what it was for");
       else if (!this.#warned) log.warn("no mail can be sent: set SMTP_URL");
       this.#warned = true;
       return;
@@ -129,7 +129,8 @@ type Server = {
   auth: { user: string; pass: string } | undefined;
 };
 
-function serverOf(text: string): Server {
+/** Where SMTP_URL leads. @throws SetupError for a URL with more in it than is understood. */
+export function serverOf(text: string): Server {
   const url = new URL(text);
   if (url.search !== "" || url.hash !== "" || !["", "/"].includes(url.pathname)) {
     throw new SetupError(
