@@ -3,7 +3,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from "bun:tes
 import { and, eq, sql } from "drizzle-orm";
 import pino from "pino";
 import { auditLog, oneTimeTokens, users } from "../../../db/alpine/schema.ts";
-import { forgetTokens, useToken } from "../../../src/alpine/auth/one-time.ts";
+import { useToken } from "../../../src/alpine/auth/one-time.ts";
 import { openAccounts, PASSWORD, type Accounts } from "../../harness/accounts.ts";
 import { fieldsOf, problemOf } from "../../harness/app.ts";
 import { smtp, type SmtpSink } from "../../harness/smtp.ts";
@@ -210,19 +210,6 @@ test("fifty transactions at once use a token up once (A9)", async () => {
   );
   const outcomes = await Promise.allSettled(uses);
   expect(outcomes.filter((each) => each.status === "fulfilled").length).toBe(1);
-});
-
-test("tokens that have expired are let go of, others are kept", async () => {
-  const [old, young] = [await at.member(), await at.member()];
-  await tokenFor(old.email);
-  at.clock.ms += 24 * hourMs;
-  sink.clear();
-  await post("/verify-email/resend", { email: young.email });
-  const token = await tokenFor(young.email);
-  await forgetTokens(at.db(), at.clock.ms + 1);
-  const left = await at.db().select().from(oneTimeTokens);
-  expect(left.some((row) => row.userId === old.id)).toBe(false);
-  expect(await status("/verify-email", { token })).toBe(204);
 });
 
 describe("resetting the password", () => {
