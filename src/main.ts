@@ -33,6 +33,10 @@ async function configOf(flags: Flags, below: Flags = {}, above: Flags = {}): Pro
   );
 }
 
+const roleOption = new Option("--role <role>", "which part runs here")
+  .choices([...roles])
+  .default("all");
+
 const program = new Command("argo-alpine")
   .description("Self-hosted trading-signal server. Nothing it says is financial advice.")
   .version(version)
@@ -48,7 +52,7 @@ program
   .option("--host <host>", "address to listen on (HOST)")
   .option("--port <port>", "port to listen on, 0 for a free one (PORT)")
   .option("--log-level <level>", "fatal, error, warn, info, debug, trace or silent (LOG_LEVEL)")
-  .addOption(new Option("--role <role>", "which part runs here").choices([...roles]).default("all"))
+  .addOption(roleOption)
   .option("--embedded", "keep accounts in the embedded Postgres, reached from elsewhere (EMBEDDED)")
   .addHelpText("after", `\nVariables: ${Object.keys(Variables.shape).join(", ")}`)
   .action(async (_options, command: Command) => {
@@ -83,7 +87,10 @@ const outputFor = async ({ json }: { json?: boolean }) => {
 
 program
   .command("migrate")
-  .description("make the signal file ready to be served; safe to repeat, also beside a server")
+  .description(
+    "bring the signal file and the accounts up to date; safe to repeat, also beside a server",
+  )
+  .addOption(roleOption)
   .option(jsonFlag, jsonText)
   .action(async (options: { json?: boolean }, command: Command) => {
     const { migrate } = await import("./cli/migrate");
@@ -187,6 +194,7 @@ program
 program
   .command("doctor")
   .description("look at everything that serving needs and name each fault with its mend")
+  .addOption(roleOption)
   .option("--quick", "without the check of every page, which takes time on a large file")
   .option(jsonFlag, jsonText)
   .action(async (options: { quick?: boolean; json?: boolean }, command: Command) => {

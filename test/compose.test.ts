@@ -150,7 +150,7 @@ describe("containers", () => {
   });
 
   test("the server's is of the image's user, and alone has a port, of this machine", () => {
-    expect(dockerfile).toContain("base-debian12:nonroot");
+    expect(dockerfile).toMatch(/^FROM gcr\.io\/distroless\/.*:nonroot$/m);
     expect(dockerfile).toContain(`--chown=${argo.user} /data /data`);
     expect(argo.ports).toEqual([`127.0.0.1:\${PORT:-3000}:${imageEnv["PORT"]}`]);
     expect([postgres.ports, redis.ports]).toEqual([undefined, undefined]);

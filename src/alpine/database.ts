@@ -28,18 +28,8 @@ export async function migrate(db: Database): Promise<string[]> {
       sql`CREATE TABLE IF NOT EXISTS argo_alpine.migrations
           (name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())`,
     );
-    const { rows } = await tx.execute<{ name: string }>(
-      sql`SELECT name FROM argo_alpine.migrations ORDER BY name`,
-    );
-    const applied = new Set(rows.map((row) => row.name));
-    const unknown = rows.filter(({ name }) => !migrations.some((m) => m.name === name));
-    if (unknown.length > 0) {
-      throw new SetupError(
-        `The database was changed by a later release: ${unknown.map((row) => row.name).join(", ")}.`,
-        "Run that release, or restore the backup that was taken before it.",
-      );
-    }
-    const missing = migrations.filter(({ name }) => !applied.has(name));
+    const { missing, unknown } = await compare(tx);
+    if (unknown.length > 0) throw changedLater(unknown);
     for (const { name, sql: text } of missing) {
       for (const statement of text.split("--> statement-breakpoint")) {
         await tx.execute(sql.raw(statement));
@@ -49,6 +39,40 @@ export async function migrate(db: Database): Promise<string[]> {
     return missing.map(({ name }) => name);
   });
 }
+
+/** Names of migrations, in their order. */
+export type MigrationState = {
+  missing: string[];
+  /** What a later release has done. */
+  unknown: string[];
+};
+
+/** How far a database is, which may be empty. Changes nothing. */
+export async function migrationState(db: Queries): Promise<MigrationState> {
+  const { rows } = await db.execute<{ there: boolean }>(
+    sql`SELECT to_regclass('argo_alpine.migrations') IS NOT NULL AS there`,
+  );
+  if (!first(rows)?.there) return { missing: migrations.map(({ name }) => name), unknown: [] };
+  const { missing, unknown } = await compare(db);
+  return { missing: missing.map(({ name }) => name), unknown };
+}
+
+async function compare(db: Queries) {
+  const { rows } = await db.execute<{ name: string }>(
+    sql`SELECT name FROM argo_alpine.migrations ORDER BY name`,
+  );
+  const applied = new Set(rows.map((row) => row.name));
+  return {
+    missing: migrations.filter(({ name }) => !applied.has(name)),
+    unknown: [...applied].filter((name) => !migrations.some((m) => m.name === name)),
+  };
+}
+
+export const changedLater = (unknown: readonly string[]): SetupError =>
+  new SetupError(
+    `The database was changed by a later release: ${unknown.join(", ")}.`,
+    "Run that release, or restore the backup that was taken before it.",
+  );
 
 /** Held until the transaction ends: the numbers of changes become visible in their order. */
 export const lockChanges = (tx: Transaction) =>

@@ -16,6 +16,9 @@ import { makeDirectory } from "../platform/directory";
 
 const fileName = "jwt.secret";
 
+/** Where the secret is kept that nobody has configured. */
+export const secretPath = ({ dataDir }: Pick<Config, "dataDir">): string => join(dataDir, fileName);
+
 /** What the secrets of the operator are used for: each use has a key of its own. */
 export type Use = "access token" | "refresh token" | "second factor" | "cursor";
 
@@ -26,7 +29,7 @@ export type Use = "access token" | "refresh token" | "second factor" | "cursor";
  */
 export function jwtSecrets(config: Pick<Config, "dataDir" | "jwtSecrets">): readonly string[] {
   if (config.jwtSecrets.length > 0) return config.jwtSecrets;
-  const path = join(config.dataDir, fileName);
+  const path = secretPath(config);
   try {
     makeDirectory(config.dataDir);
     if (!existsSync(path)) makeSecret(path);

@@ -9,7 +9,7 @@ import { makeDirectory } from "../platform/directory";
 import { EmbeddedPostgres } from "../platform/embedded";
 import { ownDirectory } from "../platform/lock";
 import { createLog } from "../platform/log";
-import { Postgres } from "../platform/postgres";
+import { Postgres, PostgresError } from "../platform/postgres";
 import { sqliteCode } from "../platform/sqlite";
 
 const startingMsMax = 20_000;
@@ -127,8 +127,9 @@ async function startEmbedded(config: Config, owner: Disposable): Promise<Reached
 
 /** A failure of the database as a command tells it; anything else as it is. */
 function databaseFault(error: unknown): unknown {
-  if (!isAway(error)) return error;
-  const reason = error.cause instanceof Error ? `: ${error.cause.message}` : "";
+  if (!isAway(error) && !(error instanceof PostgresError)) return error;
+  const cause = error instanceof PostgresError ? error : error.cause;
+  const reason = cause instanceof Error ? `: ${cause.message}` : "";
   return new SetupError(
     `The database of the accounts cannot be used${reason.replace(/\.$/, "")}.`,
     "Run `argo-alpine doctor`.",

@@ -7,17 +7,10 @@ import type { SignalReader } from "../argo/signals/store";
 import { type Config, isLoopback } from "../config";
 import { SetupError } from "../errors";
 import { openDatabase } from "../platform/sqlite";
+import { type Check, fail, ok, warn } from "./check";
 import { asSetupError, isSqlite, shortDamage, tryReader } from "./file";
 import { lostCommits } from "../platform/wal";
 import { grouped, type Output, seconds } from "./output";
-
-export type Check = {
-  name: string;
-  status: "ok" | "warn" | "fail";
-  detail: string;
-  /** What to do; null where nothing is needed. */
-  fix: string | null;
-};
 
 export type DoctorOptions = { quick?: boolean };
 
@@ -59,22 +52,16 @@ async function examine(configOf: () => Promise<Config>, options: DoctorOptions):
     await port(config),
     space(config),
     ...access(config),
+    ...(await accounts(config)),
   ];
 }
 
-const ok = (name: string, detail: string): Check => ({ name, status: "ok", detail, fix: null });
-const warn = (name: string, detail: string, fix: string): Check => ({
-  name,
-  status: "warn",
-  detail,
-  fix,
-});
-const fail = (name: string, detail: string, fix: string): Check => ({
-  name,
-  status: "fail",
-  detail,
-  fix,
-});
+/** Loaded where they are looked at. */
+async function accounts(config: Config): Promise<Check[]> {
+  if (config.role === "argo") return [];
+  const { accountChecks } = await import("./doctor-accounts");
+  return accountChecks(config);
+}
 
 function directory({ signalsDb }: Config): Check {
   const name = "data directory";

@@ -5,8 +5,9 @@ import { grouped, type Output, seconds } from "./output";
 
 type Step = { step: string; duration_ms: number } & Record<string, unknown>;
 
-/** Makes the signal file ready to be served, and says what that took. Safe to repeat. */
-export async function migrate({ signalsDb }: Config, output: Output): Promise<void> {
+/** Brings the signal file and the accounts up to date, and says what that took. Safe to repeat. */
+export async function migrate(config: Config, output: Output): Promise<void> {
+  const { signalsDb } = config;
   const begun = performance.now();
   const steps: Step[] = [];
   const db = openWriter(signalsDb);
@@ -30,10 +31,29 @@ export async function migrate({ signalsDb }: Config, output: Output): Promise<vo
   const lines = steps.map((step) => `  ${describe(step)} (${seconds(step.duration_ms)})`);
   const done = steps.length === 0 ? "nothing to do" : `done in ${seconds(durationMs)}`;
   lines.push(`${signalsDb}: ${done}, version ${version}, highest id ${grouped(head)}`);
+  const accounts = await migrateAccounts(config);
+  if (accounts) lines.push(`accounts: ${accounts.said}`);
+  const migrations = accounts?.migrations ?? null;
   output.result(
-    { file: signalsDb, version, head, steps, duration_ms: durationMs },
+    { file: signalsDb, version, head, steps, duration_ms: durationMs, migrations },
     lines.join("\n"),
   );
+}
+
+/** Null where there are none; `migrations` is null for those that only a start brings up to date. */
+async function migrateAccounts(
+  config: Config,
+): Promise<{ migrations: string[] | null; said: string } | null> {
+  if (config.role === "argo") return null;
+  if (config.databaseUrl === null) {
+    return { migrations: null, said: "the next start brings the embedded database up to date" };
+  }
+  const [{ withAccounts }, database] = await Promise.all([
+    import("./accounts"),
+    import("../alpine/database"),
+  ]);
+  const migrations = await withAccounts(config, ({ db }) => database.migrate(db));
+  return { migrations, said: migrations.length === 0 ? "nothing to do" : migrations.join(", ") };
 }
 
 function describe({ step, ...data }: Step): string {

@@ -1,7 +1,10 @@
 import { Database } from "bun:sqlite";
+import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { SetupError } from "../errors";
 import { sqliteCode } from "./sqlite";
+
+const fileName = "owner.lock";
 
 /**
  * Makes this process the one owner of a directory, for what cannot be shared: an exclusive
@@ -9,7 +12,7 @@ import { sqliteCode } from "./sqlite";
  * @throws SetupError when another process owns the directory.
  */
 export function ownDirectory(dir: string): Disposable {
-  const db = new Database(join(dir, "owner.lock"), { create: true, strict: true });
+  const db = new Database(join(dir, fileName), { create: true, strict: true });
   try {
     db.run("BEGIN EXCLUSIVE");
   } catch (cause) {
@@ -22,6 +25,27 @@ export function ownDirectory(dir: string): Disposable {
     );
   }
   return { [Symbol.dispose]: () => release(db) };
+}
+
+/**
+ * The process that owns a directory, as Linux tells it: 0 for one that this process cannot see,
+ * such as in another container; null when nobody does, or no system tells.
+ */
+export function ownerOf(dir: string): number | null {
+  const file = statSync(join(dir, fileName), { throwIfNoEntry: false });
+  if (!file) return null;
+  let locks: string;
+  try {
+    locks = readFileSync("/proc/locks", "utf8");
+  } catch {
+    return null;
+  }
+  // 1: POSIX ADVISORY WRITE 4242 fe:01:131074 1073741825 1073742335
+  for (const line of locks.split("\n")) {
+    const [, , , kind, pid, place = ""] = line.split(/\s+/);
+    if (kind === "WRITE" && place.endsWith(`:${file.ino}`)) return Math.max(0, Number(pid));
+  }
+  return null;
 }
 
 function release(db: Database): void {

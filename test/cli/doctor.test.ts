@@ -1,5 +1,6 @@
 import { expect, test } from "bun:test";
 import { chmodSync, mkdirSync, readFileSync } from "node:fs";
+import { dirname } from "node:path";
 import { freePort, startServer, tempDir } from "../harness/process.ts";
 import { change, copyLegacy, json, run, type RunOptions } from "./run.ts";
 
@@ -7,7 +8,8 @@ type Check = { name: string; status: string; detail: string; fix: string | null 
 
 /** Runs doctor as JSON; the checks that are not ok, and the exit code. */
 async function examine(db: string, options: RunOptions = {}, ...flags: string[]) {
-  const env = { PORT: "0", ARGO_WRITE_TOKEN: "a-token-of-this-test", ...options.env };
+  const own = { PORT: "0", DATA_DIR: dirname(db), ARGO_WRITE_TOKEN: "a-token-of-this-test" };
+  const env = { ...own, ...options.env };
   const { code, out, err } = await run(["--db", db, "doctor", "--json", ...flags], { env });
   expect(err).toBe("");
   const { checks } = JSON.parse(out) as { checks: Check[] };
@@ -140,9 +142,10 @@ test("names who may read and write, and a configuration that is refused", async 
   const db = copyLegacy(ownDir(dir));
   await json(["--db", db, "migrate"]);
   const env = { HOST: "0.0.0.0", SIGNALS_ACCESS: "open", ARGO_WRITE_TOKEN: "" };
-  const open = await examine(db, { env });
+  const argo = ["--role", "argo"];
+  const open = await examine(db, { env }, ...argo);
   expect([open.code, open.faults]).toEqual([0, ["warn writing", "warn reading"]]);
-  const keyed = await examine(db, { env: { HOST: "0.0.0.0" } });
+  const keyed = await examine(db, { env: { HOST: "0.0.0.0" } }, ...argo);
   expect(keyed.of("reading")?.detail).toContain("no read token");
   const refused = await examine(db, { env: { PORT: "99999", TRUST_PROXY: "x" } });
   expect([refused.code, refused.faults]).toEqual([1, ["fail configuration"]]);
