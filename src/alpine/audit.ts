@@ -7,6 +7,7 @@ import type { Queries } from "./database";
 /** Everything that is written down, by what it is about. */
 export const auditEvents = [
   "signup",
+  "signup_refused",
   "login",
   "login_failed",
   "logout",
