@@ -3,7 +3,7 @@ import { audit, type Origin } from "../audit";
 import type { Plane } from "../plane";
 import type { UserRow } from "../users/schema";
 import { userById } from "../users/store";
-import { limitTo } from "./limits";
+import { limitTo, lookAt } from "./limits";
 import { useSecondFactor } from "./totp";
 
 /**
@@ -18,8 +18,11 @@ export async function confirmPassword(
   field = "password",
 ): Promise<UserRow> {
   const attempt = await limitTo(plane, "passwordAccount", userId, origin);
-  const user = await mustFind(plane, userId);
-  const right = await plane.alpine.passwords.verify(password, user.passwordHash);
+  const { user, right } = await lookAt([attempt], async () => {
+    const found = await mustFind(plane, userId);
+    const same = await plane.alpine.passwords.verify(password, found.passwordHash);
+    return { user: found, right: same };
+  });
   if (!right) return refuseConfirmation(plane, userId, field, origin);
   await attempt.giveBack();
   return user;

@@ -1,3 +1,4 @@
+import { AppError } from "../../errors";
 import { limitExceeded } from "../../http/limit";
 import { addressKey } from "../../http/policy";
 import { ExactWindow, type Taken, type WindowOptions } from "../../http/window";
@@ -49,6 +50,21 @@ export async function limitTo(
     await audit(plane.alpine.db(), plane.now(), origin, entry);
   }
   throw limitExceeded(window.options, taken);
+}
+
+/**
+ * Looks at what was counted. What nobody could look at, for want of time or of the database, was
+ * no attempt: whoever is told to come back may. @throws what `look` throws.
+ */
+export async function lookAt<T>(attempts: readonly Taken[], look: () => Promise<T>): Promise<T> {
+  try {
+    return await look();
+  } catch (error) {
+    if (error instanceof AppError && error.code === "unavailable") {
+      await Promise.all(attempts.map((attempt) => attempt.giveBack()));
+    }
+    throw error;
+  }
 }
 
 /** Accounts by a hash of what was typed: whatever its length, and no addresses in Redis. */

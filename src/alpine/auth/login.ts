@@ -5,7 +5,7 @@ import { AppError } from "../../errors";
 import { audit, type Origin } from "../audit";
 import type { Plane } from "../plane";
 import { userByEmail } from "../users/store";
-import { limitTo } from "./limits";
+import { limitTo, lookAt } from "./limits";
 import type { Login, Tokens } from "./schema";
 import { openSession, tokensOf } from "./sessions";
 import { checkSecondFactor } from "./totp";
@@ -25,8 +25,11 @@ export async function login(
     await limitTo(plane, "loginAddress", origin.address, origin),
     await limitTo(plane, "loginAccount", email, origin),
   ];
-  const user = await userByEmail(alpine.db(), email);
-  const right = await alpine.passwords.verify(password, user?.passwordHash ?? null);
+  const { user, right } = await lookAt(attempts, async () => {
+    const found = await userByEmail(alpine.db(), email);
+    const same = await alpine.passwords.verify(password, found?.passwordHash ?? null);
+    return { user: found, right: same };
+  });
   const allowed = user?.isActive === true && (user.isVerified || !config.requireVerifiedEmail);
   if (!user || !right || !allowed) {
     await audit(alpine.db(), now(), origin, { event: "login_failed", subjectId: user?.id ?? null });

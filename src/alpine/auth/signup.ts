@@ -4,7 +4,7 @@ import { audit, type Origin } from "../audit";
 import type { Plane } from "../plane";
 import { type User, userOf } from "../users/schema";
 import { insertUser, newUser } from "../users/store";
-import { limitTo } from "./limits";
+import { limitTo, lookAt } from "./limits";
 import type { Signup } from "./schema";
 import { sendVerification } from "./verify";
 
@@ -19,15 +19,17 @@ export async function signup(
   origin: Origin,
 ): Promise<User | null> {
   const { alpine, config, now } = plane;
-  await limitTo(plane, "signupAddress", origin.address, origin);
+  const attempt = await limitTo(plane, "signupAddress", origin.address, origin);
   // Before anything is looked up: it takes as long for a known address as for a new one.
-  const passwordHash = await alpine.passwords.hash(body.password);
+  const passwordHash = await lookAt([attempt], () => alpine.passwords.hash(body.password));
   const nowMs = now();
   const user = newUser(nowMs, { email: body.email, fullName: body.full_name, passwordHash });
   const made = await alpine.changes.write(async (tx) => {
-    if (!(await insertUser(tx, user))) return false;
-    await audit(tx, nowMs, origin, { event: "signup", actorId: user.id });
-    return true;
+    const isNew = await insertUser(tx, user);
+    // Either way something is written: a commit that costs nothing would tell who has an account.
+    const event = isNew ? "signup" : "signup_refused";
+    await audit(tx, nowMs, origin, { event, actorId: isNew ? user.id : null });
+    return isNew;
   });
   if (config.requireVerifiedEmail) {
     await sendVerification(plane, body.email, origin);

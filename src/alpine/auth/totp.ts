@@ -6,7 +6,7 @@ import { audit, type Origin } from "../audit";
 import type { Transaction } from "../database";
 import type { Plane } from "../plane";
 import type { UserRow } from "../users/schema";
-import { limitTo } from "./limits";
+import { limitTo, lookAt } from "./limits";
 import { hashOf } from "./tokens";
 
 /** What every authenticator application takes (RFC 6238 §5.2): others fail in some of them. */
@@ -51,7 +51,7 @@ export async function useSecondFactor(
   origin: Origin,
 ): Promise<boolean> {
   const attempt = await limitTo(plane, "totpAccount", user.id, origin);
-  const used = await useCode(plane, user, code, origin);
+  const used = await lookAt([attempt], () => useCode(plane, user, code, origin));
   if (used) await attempt.giveBack();
   return used;
 }

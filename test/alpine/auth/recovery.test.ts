@@ -170,9 +170,10 @@ describe("changing the password", () => {
       status: 422,
       errors: [{ field: "current_password", detail: "is not right" }],
     });
-    const answers = await race(20, (i) => change(access, `wrong ${i}`, OTHER));
-    expect((answers[422] ?? 0) + (answers[503] ?? 0)).toBe(9);
-    expect(answers[429]).toBe(11);
+    let { 422: looked = 0 } = await race(20, (i) => change(access, `wrong ${i}`, OTHER));
+    // What came while too many were hashed was not looked at, and may come again.
+    while ((await change(access, "wrong again", OTHER)).status === 422) looked += 1;
+    expect(looked).toBe(9);
     expect((await change(access, PASSWORD, OTHER)).status).toBe(429);
     expect(await events(id)).toContain("confirmation_failed");
   });

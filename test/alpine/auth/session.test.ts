@@ -124,14 +124,14 @@ describe("login", () => {
 
   test("a hundred guesses at once: ten are looked at (A3)", async () => {
     const { email } = await at.member();
-    const answers = await Promise.all(
-      Array.from({ length: 100 }, (_, i) =>
-        at.call("POST", "/api/auth/login", { email, password: `guess ${i}` }),
-      ),
-    );
-    const looked = answers.filter((answer) => answer.status !== 429);
-    expect(looked.length).toBe(10);
-    const [refused] = answers.filter((answer) => answer.status === 429);
+    const guess = (password: string) => at.call("POST", "/api/auth/login", { email, password });
+    const answers = await Promise.all(Array.from({ length: 100 }, (_, i) => guess(`guess ${i}`)));
+    // What came while too many were hashed was not looked at, and may come again.
+    for (let i = 0; answers.at(-1)?.status !== 429 || i === 0; i += 1) {
+      answers.push(await guess(`again ${i}`));
+    }
+    expect(answers.filter((answer) => answer.status === 401).length).toBe(10);
+    const refused = answers.find((answer) => answer.status === 429);
     expect(Number(refused?.headers.get("retry-after"))).toBeGreaterThan(0);
     const right = await at.call("POST", "/api/auth/login", { email, password: PASSWORD });
     expect(right.status).toBe(429);
