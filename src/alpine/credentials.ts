@@ -221,23 +221,29 @@ export class Credentials implements Known {
   /** Reads good keys and holds them. @returns their ids, ascending. */
   async #read(where: ReturnType<typeof eq>): Promise<string[]> {
     const nowMs = this.options.now();
-    const rows = await this.options
-      .db()
+    const db = this.options.db();
+    // Looked up key by key: as a plain join the last pages would each read all users.
+    const owner = db
+      .select({ tier: users.tier, role: users.role })
+      .from(users)
+      .where(and(eq(users.id, apiKeys.userId), eq(users.isActive, true)))
+      .limit(1)
+      .as("owner");
+    const rows = await db
       .select({
         id: apiKeys.id,
         userId: apiKeys.userId,
         hash: apiKeys.hash,
         scopes: apiKeys.scopes,
         expiresAt: apiKeys.expiresAt,
-        tier: users.tier,
-        role: users.role,
+        tier: owner.tier,
+        role: owner.role,
       })
       .from(apiKeys)
-      .innerJoin(users, eq(users.id, apiKeys.userId))
+      .innerJoinLateral(owner, sql`true`)
       .where(
         and(
           where,
-          eq(users.isActive, true),
           isNull(apiKeys.revokedAt),
           or(isNull(apiKeys.expiresAt), gt(apiKeys.expiresAt, new Date(nowMs))),
         ),

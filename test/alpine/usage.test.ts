@@ -1,7 +1,9 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { eq } from "drizzle-orm";
 import { apiKeys, usage } from "../../db/alpine/schema.ts";
+import { hashOf } from "../../src/alpine/auth/tokens.ts";
 import type { Credentials } from "../../src/alpine/credentials.ts";
+import { makeKey } from "../../src/alpine/keys/format.ts";
 import { Usage } from "../../src/alpine/usage.ts";
 import { AppError } from "../../src/errors.ts";
 import { BACKEND, openAccounts, type Accounts, type Member } from "../harness/accounts.ts";
@@ -94,6 +96,37 @@ describe("what is written down", () => {
     await flush();
     expect(await usageOf(gone)).toEqual([]);
     expect(await usageOf(there)).toEqual([["2026-11-20", 3]]);
+  });
+
+  test("by two at once of the same keys, without one holding up the other for good", async () => {
+    const members = await people(at, 300);
+    const keys = await Promise.all(
+      members.map(async ({ id: userId }) => {
+        const id = Bun.randomUUIDv7();
+        const common = { name: "a key", prefix: "argo_live_000000", scopes: ["signals:read"] };
+        const createdAt = new Date(NOON);
+        const hash = hashOf(makeKey());
+        await at
+          .db()
+          .insert(apiKeys)
+          .values({ id, userId, hash, createdAt, ...common });
+        return id;
+      }),
+    );
+    const writer = (reversed: boolean) => {
+      const inOrder = <T>(values: T[]): T[] => (reversed ? values.toReversed() : values);
+      const taken = () => ({
+        keys: new Map(inOrder(keys).map((id) => [id, NOON + Math.floor(performance.now())])),
+        requests: new Map(inOrder(members).map(({ id }) => [id, 1])),
+      });
+      const credentials = { takeUsed: taken } as Credentials;
+      return new Usage({ credentials, db: () => at.db(), now: () => NOON });
+    };
+    const writers = [writer(false), writer(true)];
+    for (let round = 0; round < 10; round += 1) {
+      await Promise.all(writers.map((one) => one.flush()));
+    }
+    for (const member of members) expect(await usageOf(member)).toEqual([["2026-11-20", 20]]);
   });
 
   test.if(BACKEND !== "embedded")("adds up from every server, at its end too", async () => {

@@ -1,0 +1,269 @@
+/** How Postgres goes about every query of the accounts, where there are a hundred thousand. */
+import { afterAll, beforeAll, expect, spyOn, test } from "bun:test";
+import { sql } from "drizzle-orm";
+import { Secret, TOTP } from "otpauth";
+import pg from "pg";
+import { issueToken } from "../../src/alpine/auth/one-time.ts";
+import { offerSetup } from "../../src/alpine/admin/setup.ts";
+import type { Credentials } from "../../src/alpine/credentials.ts";
+import { forgetExpired } from "../../src/alpine/retention.ts";
+import { Usage } from "../../src/alpine/usage.ts";
+import { openAccounts, PASSWORD, type Accounts } from "../harness/accounts.ts";
+import { alpineOf } from "./people.ts";
+
+const USERS = 100_000;
+/** Rows of what is looked for by its own index alone. */
+const OTHERS = 20_000;
+/** Tables that grow with the number of users. */
+const TABLES = /^(users|sessions|refresh_tokens|api_keys|audit_log|one_time_tokens|usage)$/;
+
+let at: Accounts;
+beforeAll(async () => {
+  at = await openAccounts({ backend: "postgres" });
+});
+afterAll(() => at[Symbol.asyncDispose]());
+
+/** So many users, the first of them with one of each of what users have. */
+async function fill(): Promise<void> {
+  const now = new Date(at.clock.ms).toISOString();
+  const later = new Date(at.clock.ms + 86_400_000).toISOString();
+  const id = sql.raw("('0190a7c0-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid");
+  const hash = sql.raw("sha256(n::text::bytea)");
+  const many = sql.raw(`generate_series(1, ${USERS}) AS n`);
+  const some = sql.raw(`generate_series(1, ${OTHERS}) AS n`);
+  const before = sql`${now}::timestamptz - n * interval '1 minute'`;
+  const db = at.db();
+  await db.execute(sql`
+    INSERT INTO users (id, email, full_name, password_hash, tier, role, is_active, created_at,
+      updated_at, password_changed_at)
+    SELECT ${id}, 'User' || n || '@example.com', 'Name ' || md5(n::text), 'none',
+      (ARRAY['starter', 'starter', 'pro', 'elite'])[1 + n % 4], 'user', n % 50 <> 0, ${before},
+      ${before}, ${before}
+    FROM ${many}`);
+  await db.execute(sql`
+    INSERT INTO sessions (id, user_id, created_at, last_used_at, expires_at)
+    SELECT ${id}, ${id}, ${before}, ${before}, ${later} FROM ${some}`);
+  await db.execute(sql`
+    INSERT INTO refresh_tokens (hash, session_id, created_at, expires_at)
+    SELECT ${hash}, ${id}, ${before}, ${later} FROM ${some}`);
+  await db.execute(sql`
+    INSERT INTO api_keys (id, user_id, name, prefix, hash, scopes, created_at)
+    SELECT ${id}, ${id}, 'a key', 'argo_live_000000', ${hash}, '{signals:read}', ${before}
+    FROM ${many}`);
+  await db.execute(sql`
+    INSERT INTO audit_log (at, event, actor_id, subject_id)
+    SELECT ${before}, (ARRAY['login', 'login', 'login_failed', 'key_created'])[1 + n % 4], ${id},
+      ${id}
+    FROM ${some}`);
+  await db.execute(sql`
+    INSERT INTO one_time_tokens (hash, purpose, user_id, created_at, expires_at)
+    SELECT ${hash}, 'verify_email', ${id}, ${before}, ${later} FROM ${some}`);
+  await db.execute(sql`
+    INSERT INTO usage (user_id, day, requests) SELECT ${id}, ${now}::date, n FROM ${some}`);
+  await db.execute(sql`VACUUM ANALYZE`);
+}
+
+type Plan = { "Node Type": string; "Relation Name"?: string; Plans?: Plan[] };
+
+/** Tables of ours that a plan reads from their beginning to their end. */
+const scanned = (plan: Plan): string[] => [
+  ...(plan["Node Type"] === "Seq Scan" ? [plan["Relation Name"] ?? ""] : []),
+  ...(plan.Plans ?? []).flatMap(scanned),
+];
+
+test("no query of any route reads a table from end to end", async () => {
+  await fill();
+  const alpine = alpineOf(at);
+  const queries = new Map<string, { text: string; values: unknown[] }>();
+  const original = pg.Client.prototype.query;
+  const spy = spyOn(pg.Client.prototype, "query").mockImplementation(function query(
+    this: pg.Client,
+    ...given: unknown[]
+  ) {
+    const [config, values = []] = given as [string | { text: string }, unknown[]?];
+    const text = typeof config === "string" ? config : config.text;
+    if (/^\s*(select|insert|update|delete|with|\()/i.test(text)) {
+      queries.set(JSON.stringify([text, values]), { text, values });
+    }
+    return Reflect.apply(original, this, given) as never;
+  });
+  const driven = new Set<string>();
+  const call = async (
+    status: number,
+    method: string,
+    path: string,
+    body?: unknown,
+    by?: string,
+  ) => {
+    driven.add(`${method} ${path.replace(/\?.*/, "").replace(/[0-9a-f]{8}-[0-9a-f-]{27}/, ":id")}`);
+    return at.must<Record<string, string>>(status, method, path, body, by);
+  };
+  try {
+    await driveAll(call);
+    await flushMany();
+    await alpine.changes.look();
+    await alpine.changes.forget();
+    await forgetExpired(at.db(), at.clock.ms);
+    await alpine.outbox.idle();
+    // Everything that a server reads when it starts.
+    await using other = await openAccounts({ beside: at });
+    expect(alpineOf(other).credentials.keyCount).toBeGreaterThan(USERS * 0.9);
+  } finally {
+    spy.mockRestore();
+  }
+
+  const there = at.app.routes
+    .filter(({ path }) => /^\/api\/(?!signals|stats)/.test(path))
+    .map(({ method, path }) => `${method} ${path}`);
+  expect([...driven].toSorted()).toEqual([...new Set(there)].toSorted());
+
+  expect(queries.size).toBeGreaterThan(60);
+  const wrong: string[] = [];
+  const client = new pg.Client({ connectionString: at.database?.url });
+  await client.connect();
+  try {
+    const tablesOf = async (text: string, values: unknown[]): Promise<string[]> => {
+      const explain = `EXPLAIN (FORMAT JSON) ${text}`;
+      const { rows } = await client.query<{ "QUERY PLAN": [{ Plan: Plan }] }>(explain, values);
+      return rows.flatMap((row) => scanned(row["QUERY PLAN"][0].Plan));
+    };
+    // What would be found wrong.
+    const bad = "SELECT * FROM users WHERE full_name = $1 ORDER BY created_at";
+    expect(await tablesOf(bad, ["x"])).toEqual(["users"]);
+    for (const { text, values } of queries.values()) {
+      for (const table of await tablesOf(text, values)) {
+        if (TABLES.test(table)) wrong.push(`${table}: ${text}`);
+      }
+    }
+  } finally {
+    await client.end();
+  }
+  expect(wrong).toEqual([]);
+}, 120_000);
+
+/** As many users and keys at once as a busy server has seen. */
+async function flushMany(): Promise<void> {
+  const keys = new Map<string, number>();
+  for (let n = 1; n <= 1_000; n += 1) keys.set(idOf(n * 97), at.clock.ms);
+  const credentials = { takeUsed: () => ({ keys, requests: keys }) } as unknown as Credentials;
+  await new Usage({ credentials, db: () => at.db(), now: () => at.clock.ms }).flush();
+}
+
+const idOf = (n: number): string => `0190a7c0-0000-7000-8000-${n.toString(16).padStart(12, "0")}`;
+
+type Call = (
+  status: number,
+  method: string,
+  path: string,
+  body?: unknown,
+  by?: string,
+) => Promise<Record<string, string>>;
+
+async function driveAll(call: Call): Promise<void> {
+  const { alpine, config, log, metrics, now, admission } = at.app.deps;
+  if (!alpine) throw new Error("there are no accounts");
+  const plane = { alpine, config, log, metrics, now, admission };
+  const setup = await offerSetup(plane);
+  if (setup === null) throw new Error("there is an administrator already");
+  const chief = { email: "chief@example.com", password: PASSWORD, full_name: "Chief" };
+  await call(201, "POST", "/api/auth/setup", { ...chief, token: setup });
+  const boss = (await at.login(chief.email)).access;
+
+  const email = "somebody@example.com";
+  const account = { email, password: PASSWORD, full_name: "Somebody" };
+  await call(201, "POST", "/api/auth/signup", account);
+  await call(409, "POST", "/api/auth/signup", account);
+  await call(401, "POST", "/api/auth/login", { email, password: "not the password" });
+  await call(401, "POST", "/api/auth/login", { email: "nobody@example.com", password: PASSWORD });
+  const tokens = await call(200, "POST", "/api/auth/login", { email, password: PASSWORD });
+  const next = { refresh_token: tokens["refresh_token"] };
+  let token = (await call(200, "POST", "/api/auth/refresh", next))["access_token"];
+  const { id: userId = "" } = await call(200, "GET", "/api/auth/me", undefined, token);
+  await call(422, "POST", "/api/auth/verify-email", { token: "not a token" });
+  await call(202, "POST", "/api/auth/verify-email/resend", { email });
+  await alpine.outbox.idle();
+  const issued = (purpose: "verify_email" | "reset_password") =>
+    at.db().transaction((tx) => issueToken(tx, purpose, userId, at.clock.ms));
+  await call(204, "POST", "/api/auth/verify-email", { token: await issued("verify_email") });
+  const password = "another good password";
+  const change = { current_password: PASSWORD, new_password: password };
+  await call(204, "POST", "/api/auth/password/change", change, token);
+  await call(202, "POST", "/api/auth/password/forgot", { email });
+  await alpine.outbox.idle();
+  const reset = { token: await issued("reset_password"), new_password: PASSWORD };
+  await call(204, "POST", "/api/auth/password/reset", reset);
+  token = (await at.login(email)).access;
+
+  const begun = await call(200, "POST", "/api/auth/totp/setup", { password: PASSWORD }, token);
+  const totp = new TOTP({ secret: Secret.fromBase32(begun["secret"] ?? "") });
+  const code = () => totp.generate({ timestamp: (at.clock.ms += 30_000) });
+  const enabled = await call(200, "POST", "/api/auth/totp/enable", { code: code() }, token);
+  const [recovery = ""] = enabled["recovery_codes"] as unknown as string[];
+  await call(200, "POST", "/api/auth/login", { email, password: PASSWORD, totp: code() });
+  await call(200, "POST", "/api/auth/login", { email, password: PASSWORD, totp: recovery });
+  const both = () => ({ password: PASSWORD, totp: code() });
+  await call(200, "POST", "/api/auth/totp/recovery-codes", both(), token);
+  await call(204, "POST", "/api/auth/totp/disable", both(), token);
+
+  const bot = { name: "a bot", scopes: ["signals:read"] };
+  const { id: keyId } = await call(201, "POST", "/api/keys", bot, token);
+  await call(201, "POST", `/api/keys/${keyId}/rotate`, {}, token);
+  const { next_cursor: keyCursor } = await call(200, "GET", "/api/keys?limit=1", undefined, token);
+  await call(200, "GET", `/api/keys?limit=1&cursor=${keyCursor}`, undefined, token);
+  await call(200, "GET", `/api/keys/${keyId}`, undefined, token);
+  await call(204, "DELETE", `/api/keys/${keyId}`, undefined, token);
+
+  await call(200, "GET", "/api/users/profile", undefined, token);
+  const moved = "elsewhere@example.com";
+  const profile = { full_name: "Else", email: moved, password: PASSWORD };
+  await call(200, "PUT", "/api/users/profile", profile, token);
+  await call(200, "GET", "/api/users/export", undefined, token);
+  const page = await call(200, "GET", "/api/users/sessions?limit=1", undefined, token);
+  const path = `/api/users/sessions?limit=1&cursor=${page["next_cursor"]}`;
+  const open = await call(200, "GET", path, undefined, token);
+  const [{ id: sessionId }] = open["sessions"] as unknown as [{ id: string }];
+  await call(204, "DELETE", `/api/users/sessions/${sessionId}`, undefined, token);
+  token = (await at.login(moved)).access;
+
+  const filters = [
+    "search=user12",
+    "search=a",
+    "search=name+0f",
+    "tier=pro",
+    "role=admin",
+    "role=user",
+  ];
+  filters.push("is_active=false", "is_active=true", "search=user9&tier=elite&role=user", "");
+  filters.push("search=chief&role=admin", "tier=elite&is_active=false", "search=nobody+at+all");
+  for (const filter of filters) {
+    const list = await call(200, "GET", `/api/admin/users?limit=1&${filter}`, undefined, boss);
+    const cursor = list["next_cursor"];
+    if (cursor === null) continue;
+    const next = `/api/admin/users?limit=1&${filter}&cursor=${cursor}`;
+    await call(200, "GET", next, undefined, boss);
+    await call(200, "GET", `/api/admin/users?${filter}`, undefined, boss);
+  }
+  await call(200, "GET", `/api/admin/users/${userId}`, undefined, boss);
+  for (const change of [
+    { tier: "pro" },
+    { role: "admin" },
+    { role: "user" },
+    { is_active: false },
+  ]) {
+    await call(200, "PATCH", `/api/admin/users/${userId}`, change, boss);
+  }
+  await call(200, "PATCH", `/api/admin/users/${userId}`, { is_active: true }, boss);
+  await call(204, "DELETE", `/api/admin/users/${userId}/sessions`, undefined, boss);
+  for (const filter of ["", "event=login", `user_id=${userId}`, `user_id=${userId}&event=login`]) {
+    const list = await call(200, "GET", `/api/admin/audit?limit=1&${filter}`, undefined, boss);
+    const cursor = list["next_cursor"];
+    await call(200, "GET", `/api/admin/audit?limit=1&${filter}&cursor=${cursor}`, undefined, boss);
+  }
+
+  token = (await at.login(moved)).access;
+  await call(204, "POST", "/api/auth/logout", undefined, token);
+  token = (await at.login(moved)).access;
+  await call(204, "POST", "/api/auth/logout-all", undefined, token);
+  token = (await at.login(moved)).access;
+  await call(204, "DELETE", "/api/users/account", { password: PASSWORD }, token);
+}
