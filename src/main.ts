@@ -70,10 +70,16 @@ program
     const token = `demo-${crypto.randomUUID()}`;
     const flags: Flags = command.optsWithGlobals();
     const usual = { LOG_LEVEL: "warn", SHUTDOWN_DELAY_SECONDS: "0" };
-    // Never beside real signals, whatever the environment says of those.
+    // Never beside real signals or accounts, whatever the environment says of those.
     const own = { DATA_DIR: flags["dataDir"] ?? "./data/demo", SIGNALS_DB: flags["db"] };
-    const tokens = { ARGO_WRITE_TOKEN: token, ARGO_WRITE_TOKEN_FILE: "" };
-    const config = await configOf(flags, usual, { ...own, ...tokens });
+    const real = ["DATABASE_URL", "REDIS_URL", "REDIS_HOST", "JWT_SECRET", "SMTP_URL"];
+    const none = [...real.flatMap((name) => [name, `${name}_FILE`]), "REQUIRE_VERIFIED_EMAIL"];
+    const config = await configOf(flags, usual, {
+      ...own,
+      ...Object.fromEntries(none.map((name) => [name, ""])),
+      ARGO_WRITE_TOKEN: token,
+      ARGO_WRITE_TOKEN_FILE: "",
+    });
     await demo(config, token);
   });
 

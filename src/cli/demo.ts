@@ -1,7 +1,14 @@
+import { randomBytes } from "node:crypto";
+import type { UserRole } from "../../db/alpine/schema";
 import history from "../../db/demo/spx-signals.ndjson.gz" with { type: "file" };
+import type { Alpine } from "../alpine/alpine";
+import { audit } from "../alpine/audit";
+import { endSessions } from "../alpine/auth/sessions";
+import { insertUser, lockUserByEmail, newUser, updateUser } from "../alpine/users/store";
 import type { Argo } from "../argo/argo";
 import { SIGNALS_PER_POST_MAX } from "../argo/signals/schema";
 import type { Config } from "../config";
+import type { Deps } from "../deps";
 import { makeDirectory } from "../platform/directory";
 import { ownDirectory } from "../platform/lock";
 import { start, untilSignal } from "./serve";
@@ -10,8 +17,8 @@ const symbol = "SPX";
 const everyMs = 5_000;
 
 /**
- * The server with something to look at: the S&P 500's history of signals, and a producer that
- * adds a synthetic one now and then. Everything lies in the data directory.
+ * The server with something to look at: the S&P 500's history of signals, a producer that adds a
+ * synthetic one now and then, and two logins. Everything lies in the data directory.
  */
 export async function demo(config: Config, writeToken: string): Promise<void> {
   makeDirectory(config.dataDir);
@@ -25,10 +32,50 @@ export async function demo(config: Config, writeToken: string): Promise<void> {
       running.deps.log.warn({ reason: String(error) }, "demo signal not written");
     });
   }, everyMs);
-  process.stdout.write(welcome(running.url, writeToken, argo.reader.head.maxId));
-  await stop;
-  clearInterval(timer);
+  try {
+    // Signals flow meanwhile: accounts take a second longer.
+    const logins = await Promise.race([makeLogins(running.deps), stop, running.failed]);
+    const signals = argo.reader.head.maxId;
+    if (logins) process.stdout.write(welcome(running.url, writeToken, signals, logins));
+    await Promise.race([stop, running.failed]);
+  } finally {
+    clearInterval(timer);
+  }
   process.stdout.write("\nStopping: open requests are answered first.\n");
+}
+
+type Login = { email: string; password: string };
+type Logins = { admin: Login; user: Login };
+
+async function makeLogins({ alpine, now }: Deps): Promise<Logins | null> {
+  if (!alpine) return null;
+  await alpine.started;
+  return {
+    admin: await makeLogin(alpine, now(), "admin"),
+    user: await makeLogin(alpine, now(), "user"),
+  };
+}
+
+/** Its password is made for this run: that of an earlier one is good no more. */
+async function makeLogin(alpine: Alpine, nowMs: number, role: UserRole): Promise<Login> {
+  const email = `${role}@example.com`;
+  const password = randomBytes(9).toString("base64url");
+  const passwordHash = await alpine.passwords.hash(password);
+  await alpine.changes.write(async (tx, tell) => {
+    const old = await lockUserByEmail(tx, email);
+    const fullName = `Demo ${role}`;
+    const made = newUser(nowMs, { email, fullName, passwordHash, role, isVerified: true });
+    const id = old?.id ?? made.id;
+    if (old) {
+      const passwordChangedAt = new Date(nowMs);
+      await updateUser(tx, id, { passwordHash, passwordChangedAt, role, isActive: true });
+      await endSessions(tx, tell, id, nowMs);
+    } else await insertUser(tx, made);
+    const event = old ? "password_changed" : role === "admin" ? "admin_created" : "signup";
+    await audit(tx, nowMs, null, { event, subjectId: id, details: { by: "demo" } });
+    tell({ kind: "user", id });
+  });
+  return { email, password };
 }
 
 async function fill(argo: Argo): Promise<void> {
@@ -70,7 +117,8 @@ function synthetic(price: number, nowMs: number): string {
 
 const round = (value: number): number => Math.round(value * 100) / 100;
 
-function welcome(url: string, writeToken: string, signals: number): string {
+function welcome(url: string, writeToken: string, signals: number, logins: Logins): string {
+  const { admin, user } = logins;
   return `
 argo-alpine demo: ${signals} signals of the S&P 500, 2000-2020, and a synthetic one (strategy
 "demo") every ${everyMs / 1000} s. Nothing here is financial advice.
@@ -81,15 +129,19 @@ argo-alpine demo: ${signals} signals of the S&P 500, 2000-2020, and a synthetic 
   Metrics    ${url}/metrics
 
   Reading    open to this machine
-  Writing    Bearer ${writeToken}   (made for this run)
+  Writing    Bearer ${writeToken}
+  Admin      ${admin.email}   ${admin.password}
+  User       ${user.email}    ${user.password}
+             (token and passwords made for this run)
 
 Try:
 
   curl '${url}/api/signals/latest?limit=3'
-  curl '${url}/api/signals/latest?premium_only=true&limit=1' -i
   curl '${url}/api/signals' -H 'Authorization: Bearer ${writeToken}' \\
     -H 'Content-Type: application/json' \\
     -d '{"symbol":"SPX","action":"BUY","confidence":97.5,"entry_price":3400,"stop_price":3300,"target_price":3570}'
+  curl '${url}/api/auth/login' -H 'Content-Type: application/json' \\
+    -d '{"email":"${user.email}","password":"${user.password}"}'
 
 Ctrl-C stops it.
 `;
