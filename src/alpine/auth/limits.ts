@@ -21,6 +21,8 @@ const limits = {
   refusalNoted: { limit: 1, windowMs: minuteMs },
 } as const;
 export type AuthLimit = keyof typeof limits;
+/** Those whose key is the id of a user. */
+const ofUser: ReadonlySet<AuthLimit> = new Set(["passwordAccount", "totpAccount"]);
 export type AuthWindows = Record<AuthLimit, ExactWindow>;
 
 export function authWindows(common: Pick<WindowOptions, "redis" | "now">): AuthWindows {
@@ -46,7 +48,8 @@ export async function limitTo(
   if (taken.allowed) return taken;
   const noted = await plane.alpine.windows.refusalNoted.take(`${name}:${shortKey(name, key)}`);
   if (noted.allowed) {
-    const entry = { event: "limit_exceeded", details: { limit: name } } as const;
+    const subjectId = ofUser.has(name) ? key : null;
+    const entry = { event: "limit_exceeded", subjectId, details: { limit: name } } as const;
     await audit(plane.alpine.db(), plane.now(), origin, entry);
   }
   throw limitExceeded(window.options, taken);
