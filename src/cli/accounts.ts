@@ -1,4 +1,4 @@
-import { statSync } from "node:fs";
+import { existsSync, statSync } from "node:fs";
 import { dirname } from "node:path";
 import * as schema from "../../db/alpine/schema";
 import { embeddedDir } from "../alpine/alpine";
@@ -76,8 +76,8 @@ async function reachEmbedded(config: Config): Promise<Reached> {
   for (;;) {
     const socketDir = await EmbeddedPostgres.locate(embeddedDir(config));
     if (socketDir !== null) return { socketDir, [Symbol.asyncDispose]: () => Promise.resolve() };
+    mustBeOurs(existsSync(dir) ? dir : config.dataDir);
     makeDirectory(dir);
-    mustBeOurs(dir);
     const owner = own(dir);
     if (!(owner instanceof SetupError)) return startEmbedded(config, owner);
     // A server that is just starting owns it, and soon listens.
@@ -88,7 +88,7 @@ async function reachEmbedded(config: Config): Promise<Reached> {
 
 /** Files of root's in the directory of a server that is not root would keep it from starting. */
 function mustBeOurs(dir: string): void {
-  const { uid } = statSync(dir);
+  const uid = statSync(dir, { throwIfNoEntry: false })?.uid ?? 0;
   if (process.getuid?.() !== 0 || uid === 0) return;
   throw new SetupError(
     `${dir} belongs to the user ${uid}, who could not read what root writes there.`,

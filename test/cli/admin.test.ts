@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { eq } from "drizzle-orm";
 import { drizzle, type NodePgDatabase } from "drizzle-orm/node-postgres";
-import { chownSync, existsSync, mkdirSync } from "node:fs";
+import { chownSync, existsSync, mkdirSync, readdirSync } from "node:fs";
 import { Client } from "pg";
 import * as schema from "../../db/alpine/schema.ts";
 import { JWT_SECRET, PASSWORD } from "../harness/accounts.ts";
@@ -228,11 +228,18 @@ describe("with the embedded database", () => {
 
   test.if(process.getuid?.() === 0)("root leaves the directory of another user alone", async () => {
     using dir = tempDir();
-    mkdirSync(dir.file("postgres"));
-    chownSync(dir.file("postgres"), 65_534, 65_534);
-    const err = refused(await create({ DATA_DIR: dir.path }, "root@example.com"));
-    expect(err).toContain("belongs to the user 65534");
-    expect(existsSync(dir.file("postgres/cluster"))).toBe(false);
+    mkdirSync(dir.file("data/postgres"), { recursive: true });
+    chownSync(dir.file("data/postgres"), 65_534, 65_534);
+    mkdirSync(dir.file("fresh"));
+    chownSync(dir.file("fresh"), 65_534, 65_534);
+    for (const [data, left] of [
+      ["data", ["postgres"]],
+      ["fresh", []],
+    ] as const) {
+      const err = refused(await create({ DATA_DIR: dir.file(data) }, "root@example.com"));
+      expect(err).toContain("belongs to the user 65534");
+      expect(readdirSync(dir.file(data), { recursive: true })).toEqual([...left]);
+    }
   });
 });
 
