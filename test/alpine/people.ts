@@ -4,6 +4,7 @@ import { sessionMs } from "../../src/alpine/auth/sessions.ts";
 import { hashOf } from "../../src/alpine/auth/tokens.ts";
 import type { Alpine } from "../../src/alpine/alpine.ts";
 import type { UserRow } from "../../src/alpine/users/schema.ts";
+import { lockChanges } from "../../src/alpine/database.ts";
 import { newUser } from "../../src/alpine/users/store.ts";
 import { PASSWORD, type Accounts, type Member } from "../harness/accounts.ts";
 
@@ -71,6 +72,26 @@ export async function person(at: Accounts, given: Partial<UserRow> = {}): Promis
   const [member] = await people(at, 1, given);
   if (!member) throw new Error("nobody was made");
   return member;
+}
+
+/**
+ * Does some works at once, each of which is kept from committing until all have come as far as
+ * they can: what only looks at the same time by chance is then at the same time.
+ */
+export async function together<T>(at: Accounts, works: (() => Promise<T>)[]): Promise<T[]> {
+  const begun = Promise.withResolvers<void>();
+  const go = Promise.withResolvers<void>();
+  const held = at.db().transaction(async (tx) => {
+    await lockChanges(tx);
+    begun.resolve();
+    await go.promise;
+  });
+  await begun.promise;
+  const done = Promise.all(works.map((work) => work()));
+  await Bun.sleep(500);
+  go.resolve();
+  await held;
+  return done;
 }
 
 /** Waits until it is so, in real time. @returns how long it took, milliseconds. */

@@ -13,7 +13,7 @@ import {
 } from "../../harness/accounts.ts";
 import { fieldsOf, NOON, problemOf, READ_TOKEN } from "../../harness/app.ts";
 import { randomNumbers, tellSeed } from "../../harness/seed.ts";
-import { assignments, besides, people, person, until } from "../people.ts";
+import { assignments, besides, people, person, together, until } from "../people.ts";
 
 type Users = { users: AdminUser[]; next_cursor: string | null; has_more: boolean };
 type Entries = { entries: AuditRecord[]; next_cursor: string | null; has_more: boolean };
@@ -309,7 +309,11 @@ describe("a change of rights", () => {
     const login = { email: member.email, password: PASSWORD };
     expect((await at.call("POST", "/api/auth/login", login)).status).toBe(401);
     await changed(member.id, { is_active: true });
-    expect(await me(member.access)).toBe(401);
+    for (const { access, refresh } of [member, second]) {
+      expect(await me(access)).toBe(401);
+      const body = { refresh_token: refresh };
+      expect((await at.call("POST", "/api/auth/refresh", body)).status).toBe(401);
+    }
     expect((await at.login(member.email)).id).toBe(member.id);
   });
 
@@ -363,6 +367,18 @@ describe("the last administrator", () => {
     }
     expect((await patch(only.id, { tier: "pro" }, only, alone)).status).toBe(200);
     expect(await alone.db().$count(users, active)).toBe(1);
+  });
+
+  test.if(BACKEND !== "embedded")("is left of two who stop at once", async () => {
+    await using alone = await openAccounts({ backend: BACKEND });
+    for (const change of [{ role: "user" }, { is_active: false }]) {
+      await alone.db().update(users).set({ role: "user" });
+      const two = await people(alone, 2, { role: "admin" });
+      const works = two.map((one) => () => patch(one.id, change, one, alone));
+      const statuses = (await together(alone, works)).map(({ status }) => status);
+      expect(statuses.toSorted()).toEqual([200, 409]);
+      expect(await alone.db().$count(users, active)).toBe(1);
+    }
   });
 
   test("is there whoever demotes whom at once, and nobody who was demoted comes back", async () => {
@@ -432,6 +448,7 @@ describe("the log", () => {
       await change(member.id, tier, one);
       await change(member.id, "starter", two);
     }
+    await alone.login(member.email);
     await alone.must(204, "DELETE", `${USERS}/${member.id}/sessions`, undefined, two.access);
     const wrong = { email: member.email, password: "not the password" };
     await alone.call("POST", "/api/auth/login", wrong);
@@ -465,7 +482,7 @@ describe("the log", () => {
       subject_id: member.id,
       address: "127.0.0.1",
       request_id: expect.stringMatching(/./) as never,
-      details: { sessions: 1 },
+      details: { sessions: 2 },
     });
     const cursor = (await log({ event: "tier_changed", limit: "1" }, alone, one)).next_cursor ?? "";
     for (const query of ["", "event=login&", `event=tier_changed&user_id=${one.id}&`]) {
