@@ -467,7 +467,7 @@ describe("the log", () => {
     ];
     for (const [query, right] of filters) {
       const found = await all(async (cursor) => {
-        const { entries, next_cursor } = await log({ ...query, ...cursor, limit: "3" }, alone, one);
+        const { entries, next_cursor } = await log({ ...query, ...cursor, limit: "4" }, alone, one);
         return [entries, next_cursor];
       });
       const ids = rows.filter((row) => right(row)).map(({ id }) => id);
