@@ -18,6 +18,7 @@ import { authWindows, type AuthWindows } from "./auth/limits";
 import { AccessTokens, RefreshTokens } from "./auth/tokens";
 import { Passwords } from "./auth/passwords";
 import { Changes } from "./changes";
+import { clocksApartMs } from "./clocks";
 import { Credentials, staleMs } from "./credentials";
 import { type Database, migrate } from "./database";
 import { forgetExpired } from "./retention";
@@ -145,7 +146,7 @@ export class Alpine implements AsyncDisposable {
     // What is being started is there before it is ended.
     await this.started.catch(() => undefined);
     await this.outbox[Symbol.asyncDispose]();
-    if (this.#ready) await this.#tend().catch(() => undefined);
+    if (this.#ready) await this.tend().catch(() => undefined);
     await this.passwords[Symbol.asyncDispose]();
     await this.#postgres?.[Symbol.asyncDispose]();
     await this.#embedded?.[Symbol.asyncDispose]();
@@ -170,7 +171,7 @@ export class Alpine implements AsyncDisposable {
     if (this.#ended) return;
     await this.passwords.warm();
     this.#timer = setInterval(() => {
-      this.#tend().catch((error: unknown) => {
+      this.tend().catch((error: unknown) => {
         log.debug({ reason: String(error) }, "accounts not tended");
       });
     }, tendEveryMs);
@@ -215,10 +216,10 @@ export class Alpine implements AsyncDisposable {
   }
 
   /** What is done now and then: nothing waits for it. */
-  async #tend(): Promise<void> {
+  async tend(): Promise<void> {
     await this.usage.flush();
     await this.changes.forget();
-    await forgetExpired(this.db(), this.options.now());
+    await forgetExpired(this.db(), this.options.now() - clocksApartMs);
     this.credentials.forget();
   }
 }

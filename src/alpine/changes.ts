@@ -1,6 +1,7 @@
 import { asc, gt, lt, max, min } from "drizzle-orm";
 import { type Change, changes } from "../../db/alpine/schema";
 import type { Logger } from "../platform/log";
+import { clocksApartMs } from "./clocks";
 import { type Database, lockChanges, type Transaction } from "./database";
 
 /** What carries a message to the other processes at once; they also look by themselves. */
@@ -23,7 +24,7 @@ const channel = "changes";
 /** How often the table is looked at, whatever the bus says: what bounds how late a change may be. */
 export const lookEveryMs = 500;
 /** Older changes are of no use to anybody: whoever missed them reads everything anew. */
-export const keepMs = 3_600_000;
+export const keepMs = 2 * clocksApartMs;
 const pageRows = 1_000;
 
 /**

@@ -12,6 +12,7 @@ import type { Credentials as Known, Principal, Scope } from "../http/guard";
 import type { Logger } from "../platform/log";
 import type { AccessTokens, Claims } from "./auth/tokens";
 import type { Changes } from "./changes";
+import { clocksApartMs } from "./clocks";
 import type { Database } from "./database";
 import { isKey, isWellFormed } from "./keys/format";
 
@@ -220,8 +221,9 @@ export class Credentials implements Known {
 
   /** Reads good keys and holds them. @returns their ids, ascending. */
   async #read(where: ReturnType<typeof eq>): Promise<string[]> {
-    const nowMs = this.options.now();
     const db = this.options.db();
+    // One that has only just expired is held as well: the clock may be set back.
+    const goodAt = new Date(this.options.now() - clocksApartMs);
     // Looked up key by key: as a plain join the last pages would each read all users.
     const owner = db
       .select({ tier: users.tier, role: users.role })
@@ -245,7 +247,7 @@ export class Credentials implements Known {
         and(
           where,
           isNull(apiKeys.revokedAt),
-          or(isNull(apiKeys.expiresAt), gt(apiKeys.expiresAt, new Date(nowMs))),
+          or(isNull(apiKeys.expiresAt), gt(apiKeys.expiresAt, goodAt)),
         ),
       )
       .orderBy(sql`${apiKeys.id}`)

@@ -3,6 +3,7 @@ import { refreshTokens, revocations, sessions } from "../../../db/alpine/schema"
 import type { Origin } from "../audit";
 import type { Alpine } from "../alpine";
 import type { Tell } from "../changes";
+import { clocksApartMs } from "../clocks";
 import type { Queries, Transaction } from "../database";
 import type { UserRow } from "../users/schema";
 import type { Tokens } from "./schema";
@@ -10,8 +11,8 @@ import { accessSeconds, hashOf } from "./tokens";
 
 /** A session that nobody refreshes for so long has ended. */
 export const sessionMs = 30 * 86_400_000;
-/** No access token outlives its session by more; clocks of two machines may differ a little. */
-const revocationMs = (accessSeconds + 300) * 1000;
+/** No access token outlives its session by more, on any clock. */
+const revocationMs = (accessSeconds + 60) * 1000 + clocksApartMs;
 
 export type SessionRow = typeof sessions.$inferSelect;
 
@@ -96,7 +97,7 @@ export async function endSessions(
       and(
         eq(sessions.userId, userId),
         isNull(sessions.endedAt),
-        gt(sessions.expiresAt, at),
+        gt(sessions.expiresAt, new Date(nowMs - clocksApartMs)),
         sessionId === undefined ? undefined : eq(sessions.id, sessionId),
         except === undefined ? undefined : ne(sessions.id, except),
       ),
@@ -123,7 +124,7 @@ export async function renewSessions(
       and(
         eq(sessions.userId, userId),
         isNull(sessions.endedAt),
-        gt(sessions.expiresAt, new Date(nowMs)),
+        gt(sessions.expiresAt, new Date(nowMs - clocksApartMs)),
       ),
     )
     .returning({ id: sessions.id, generation: sessions.generation });
