@@ -201,7 +201,7 @@ describe.each(["postgres+redis", "postgres"] as const)(
     }
     const soon = (isSo: () => Promise<boolean>): Promise<number> => until(isSo, 2_000);
 
-    test("what one ends is ended on all, now and for as long as any token lasts", async () => {
+    test("what one ends is ended on all, now and for as long as tokens last", async () => {
       const ended: Session[] = [];
       for (const opens of all) {
         for (const ends of all) {
