@@ -1,0 +1,266 @@
+/** Migrations: as written as generated, run at once by many, killed at any moment (R17). */
+import { describe, expect, test } from "bun:test";
+import { cpSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { sql } from "drizzle-orm";
+import { migrations } from "../../db/alpine/migrations.ts";
+import { migrate, type Queries } from "../../src/alpine/database.ts";
+import { type Child, spawnChild } from "../harness/children.ts";
+import { JWT_SECRET, serveAccounts } from "../harness/accounts.ts";
+import { startServer, tempDir, until } from "../harness/process.ts";
+import { randomNumbers, SEED, tellSeed } from "../harness/seed.ts";
+import { ownPostgres, postgres, type TestDatabase } from "../harness/servers.ts";
+import { openDatabase } from "./migrating.ts";
+
+const ROOT = join(import.meta.dir, "../..");
+const FILES = join(ROOT, "db/alpine/migrations");
+const SCHEMA = join(ROOT, "db/alpine/schema.ts");
+const MIGRATING = join(import.meta.dir, "migrating.ts");
+const MAIN = join(ROOT, "src/main.ts");
+const ROUNDS = Number(process.env["MIGRATION_ROUNDS"] ?? 20);
+
+const random = randomNumbers(SEED + 17);
+
+/** Everything that a schema consists of, in a database. */
+async function shapeOf(db: Queries): Promise<string[]> {
+  const { rows } = await db.execute<{ line: string }>(sql`
+    SELECT line FROM (
+      SELECT format('column %s.%s %s default %s null %s', table_name, column_name,
+        coalesce(udt_name, data_type) || coalesce(datetime_precision::text, ''),
+        coalesce(column_default, '-'), is_nullable) AS line
+      FROM information_schema.columns WHERE table_schema = 'public'
+      UNION ALL
+      SELECT 'index ' || indexdef FROM pg_indexes WHERE schemaname = 'public'
+      UNION ALL
+      SELECT format('constraint %s %s', conrelid::regclass, pg_get_constraintdef(oid))
+      FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype <> 'n'
+    ) AS everything ORDER BY line`);
+  return rows.map(({ line }) => line);
+}
+
+async function kit(args: string[], cwd: string): Promise<string> {
+  const program = join(ROOT, "node_modules/drizzle-kit/bin.cjs");
+  await using child = spawnChild([process.execPath, program, ...args], { cwd });
+  child.endInput();
+  expect([await child.done, child.lines()]).toEqual([0, child.lines()]);
+  return child.lines().join("\n");
+}
+
+describe("what is written down", () => {
+  test("the list is exactly the files, in the order of the journal, word by word", () => {
+    const journal = JSON.parse(readFileSync(join(FILES, "meta/_journal.json"), "utf8")) as {
+      entries: { tag: string }[];
+    };
+    const names = migrations.map(({ name }) => name);
+    expect(names).toEqual(journal.entries.map(({ tag }) => tag));
+    const files = readdirSync(FILES).filter((name) => name.endsWith(".sql"));
+    expect(names.map((name) => `${name}.sql`).toSorted()).toEqual(files.toSorted());
+    for (const { name, sql: text } of migrations) {
+      expect(text).toBe(readFileSync(join(FILES, `${name}.sql`), "utf8"));
+    }
+  });
+
+  test("the schema says nothing that no migration does; the generator would tell", async () => {
+    using dir = tempDir();
+    cpSync(FILES, dir.file("out"), { recursive: true });
+    const generate = (schema: string) =>
+      kit(["generate", "--dialect", "postgresql", "--schema", schema, "--out", "out"], dir.path);
+    const files = () => readdirSync(dir.file("out")).filter((name) => name.endsWith(".sql")).length;
+    expect(await generate(SCHEMA)).toContain("No schema changes");
+    expect(files()).toBe(migrations.length);
+    expect(await kit(["check", "--dialect", "postgresql", "--out", "out"], dir.path)).toContain(
+      "Everything's fine",
+    );
+    const imports = readFileSync(SCHEMA, "utf8").replaceAll(
+      /from "(drizzle-orm[^"]*)"/g,
+      (_all, name: string) => `from ${JSON.stringify(Bun.resolveSync(name, ROOT))}`,
+    );
+    writeFileSync(
+      dir.file("changed.ts"),
+      imports.replace('email: text("email")', 'more: text("more"), email: text("email")'),
+    );
+    await generate(dir.file("changed.ts"));
+    expect(files()).toBe(migrations.length + 1);
+  }, 30_000);
+
+  test("migrations make what the schema says", async () => {
+    using dir = tempDir();
+    const server = await postgres();
+    await using said = await server.createDatabase();
+    await using made = await server.createDatabase();
+    await using asSaid = openDatabase(said.url);
+    await using asMade = openDatabase(made.url);
+    await migrate(asMade.db);
+    const statements = await kit(
+      ["export", "--dialect", "postgresql", "--schema", SCHEMA],
+      dir.path,
+    );
+    await asSaid.db.execute(sql.raw(statements));
+    const shape = await shapeOf(asMade.db);
+    expect(shape.length).toBeGreaterThan(90);
+    expect(shape).toEqual(await shapeOf(asSaid.db));
+  }, 30_000);
+});
+
+/** What a database is, as a whole. */
+async function stateOf(url: string): Promise<"old" | "new"> {
+  await using own = openDatabase(url);
+  const shape = await shapeOf(own.db);
+  const { rows } = await own.db.execute<{ there: boolean }>(
+    sql`SELECT to_regnamespace('argo_alpine') IS NOT NULL AS there`,
+  );
+  if (shape.length === 0 && rows[0]?.there === false) return "old";
+  const { rows: names } = await own.db.execute<{ name: string }>(
+    sql`SELECT name FROM argo_alpine.migrations ORDER BY name`,
+  );
+  expect(names.map(({ name }) => name)).toEqual(migrations.map(({ name }) => name));
+  expect(shape).toEqual(await wholeShape());
+  return "new";
+}
+
+let whole: string[] | undefined;
+async function wholeShape(): Promise<string[]> {
+  if (whole) return whole;
+  await using database = await (await postgres()).createDatabase();
+  await using own = openDatabase(database.url);
+  await migrate(own.db);
+  return (whole = await shapeOf(own.db));
+}
+
+describe("at once, and killed", () => {
+  test("eight at once: one does it, the others find it done", async () => {
+    await using database = await (await postgres()).createDatabase();
+    const done = await Promise.all(
+      Array.from({ length: 8 }, async () => {
+        await using own = openDatabase(database.url);
+        return migrate(own.db);
+      }),
+    );
+    expect(done.flat()).toEqual(migrations.map(({ name }) => name));
+    expect(await stateOf(database.url)).toBe("new");
+  });
+
+  /** Waits until somebody is at it. */
+  async function begun({ superuserUrl, name }: TestDatabase): Promise<void> {
+    await using watcher = openDatabase(superuserUrl);
+    await until(async () => {
+      const { rows } = await watcher.db.execute(
+        sql`SELECT 1 FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+            WHERE d.datname = ${name} AND l.locktype = 'advisory' AND l.granted`,
+      );
+      return rows.length > 0;
+    }, "a migration");
+  }
+  /** Waits until the server has noticed that nobody is there any more. */
+  async function left({ superuserUrl, name }: TestDatabase): Promise<void> {
+    await using watcher = openDatabase(superuserUrl);
+    await until(async () => {
+      const { rows } = await watcher.db.execute(
+        sql`SELECT 1 FROM pg_stat_activity WHERE datname = ${name} AND pid <> pg_backend_pid()`,
+      );
+      return rows.length === 0;
+    }, "the end of all connections");
+  }
+  const migrating = (url: string): Child => spawnChild([process.execPath, MIGRATING, url]);
+
+  test(
+    `${ROUNDS} times two of which one or both are killed: the old schema or the new one`,
+    async () => {
+      tellSeed();
+      const states = { old: 0, new: 0, finished: 0 };
+      for (let round = 0; round < ROUNDS; round += 1) {
+        await using database = await (await postgres()).createDatabase();
+        await using one = migrating(database.url);
+        await using other = migrating(database.url);
+        await begun(database);
+        await Bun.sleep(random() * 80);
+        const both = random() < 0.6;
+        const [victim, survivor] = random() < 0.5 ? [one, other] : [other, one];
+        victim.kill();
+        if (both) survivor.kill();
+        const code = await survivor.done;
+        await victim.done;
+        await left(database);
+        const state = await stateOf(database.url);
+        states[state] += 1;
+        if (!both) {
+          expect([code, state]).toEqual([0, "new"]);
+          states.finished += 1;
+        }
+        await using again = migrating(database.url);
+        expect([round, await again.done]).toEqual([round, 0]);
+        expect(await stateOf(database.url)).toBe("new");
+      }
+      console.log(`${ROUNDS} rounds: ${JSON.stringify(states)}`);
+      expect(states.old).toBeGreaterThan(0);
+      expect(states.new).toBeGreaterThan(0);
+    },
+    ROUNDS * 6_000,
+  );
+
+  test("the database itself is killed: the old schema or the new one, and then the new one", async () => {
+    await using server = await ownPostgres();
+    await using database = await server.createDatabase();
+    await using one = migrating(database.url);
+    await begun(database);
+    await Bun.sleep(random() * 30);
+    await server.kill();
+    await one.done;
+    await server.start();
+    expect(["old", "new"]).toContain(await stateOf(database.url));
+    await using again = migrating(database.url);
+    expect(await again.done).toBe(0);
+    expect(await stateOf(database.url)).toBe("new");
+  }, 30_000);
+
+  test("an embedded one, killed in its first start, comes up at the next", async () => {
+    tellSeed();
+    for (let round = 0; round < 2; round += 1) {
+      using dir = tempDir();
+      const env = { DATA_DIR: dir.file("data"), LOG_LEVEL: "info" };
+      await using first = await startServer({ role: "all", cwd: dir.path, env });
+      await Bun.sleep(random() * 1_500);
+      first.kill();
+      await first.exited;
+      await using second = await startServer({ role: "all", cwd: dir.path, env });
+      const ready = async () => (await fetch(`${second.url}/readyz`)).ok;
+      await until(ready, "accounts after a kill", 20_000);
+      const signup = await fetch(`${second.url}/api/auth/signup`, {
+        method: "POST",
+        headers: { "Content-Type": "application/json" },
+        body: JSON.stringify({ email: "a@example.com", password: "a password", full_name: "A" }),
+      });
+      expect([round, signup.status]).toEqual([round, 201]);
+      expect(await second.stop()).toBe(0);
+    }
+  }, 90_000);
+});
+
+describe("a database that a later release has changed", () => {
+  const later = "9999_from_the_future";
+
+  test("ends the start with a message that names it, and is left as it is", async () => {
+    using dir = tempDir();
+    await using database = await (await postgres()).createDatabase();
+    await using own = openDatabase(database.url);
+    await migrate(own.db);
+    await own.db.execute(sql`INSERT INTO argo_alpine.migrations (name) VALUES (${later})`);
+    await own.db.execute(sql`ALTER TABLE users ADD COLUMN something_new text`);
+    const shape = await shapeOf(own.db);
+    const env = { DATABASE_URL: database.url, JWT_SECRET, DATA_DIR: dir.file("data"), PORT: "0" };
+    for (const command of ["serve", "migrate"]) {
+      await using child = spawnChild([process.execPath, MAIN, command], { cwd: dir.path, env });
+      expect([command, await child.done]).toEqual([command, 1]);
+      const said = child.lines().join("\n");
+      expect(said).toContain(`The database was changed by a later release: ${later}`);
+      expect(said).toContain("Run that release, or restore the backup");
+    }
+    expect(await shapeOf(own.db)).toEqual(shape);
+  }, 30_000);
+
+  test("while a server of this release runs, it goes on", async () => {
+    await using at = await serveAccounts("source", "postgres");
+    await at.db().execute(sql`INSERT INTO argo_alpine.migrations (name) VALUES (${later})`);
+    expect((await at.member()).email).not.toBe("");
+  }, 30_000);
+});
