@@ -58,11 +58,23 @@ const secretNames = [
 ] as const;
 
 const url = (...protocols: string[]) =>
-  z.string().refine(
-    (text) => URL.canParse(text) && protocols.includes(new URL(text).protocol),
-    // Never the text itself: it may hold a password.
-    `must be a URL that begins with ${protocols.map((protocol) => `${protocol}//`).join(" or ")}`,
-  );
+  // Never the text itself in a message: it may hold a password.
+  z
+    .string()
+    .refine(
+      (text) => URL.canParse(text) && protocols.includes(new URL(text).protocol),
+      `must be a URL that begins with ${protocols.map((protocol) => `${protocol}//`).join(" or ")}`,
+    )
+    .refine(isDecodable, "has a % that stands for nothing: write each of a password as %25");
+
+function isDecodable(text: string): boolean {
+  try {
+    decodeURIComponent(text);
+    return true;
+  } catch {
+    return false;
+  }
+}
 
 /** Every variable that is read, as .env.example documents it. */
 export const Variables = z.object({
