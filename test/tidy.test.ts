@@ -244,3 +244,9 @@ test("dependencies are pinned to one version, and each is used", () => {
     }
   }
 });
+
+test("no dependency runs a script of its own when it is installed", () => {
+  // Without the list Bun runs those of packages that it trusts by itself; one of them phones home.
+  const manifest = JSON.parse(read("package.json")) as { trustedDependencies?: string[] };
+  expect(manifest.trustedDependencies).toEqual([]);
+});
