@@ -1,4 +1,5 @@
 import { parseArgs } from "node:util";
+import { keyed, logins, lookups, overshoot, revoked } from "./benches/accounts";
 import { ingest } from "./benches/ingest";
 import { memory, variety } from "./benches/memory";
 import { miss } from "./benches/miss";
@@ -26,6 +27,11 @@ const benches: readonly Bench[] = [
   startup,
   ingest,
   wire,
+  keyed,
+  logins,
+  lookups,
+  revoked,
+  overshoot,
 ];
 const names = benches.map(({ name }) => name);
 

@@ -16,6 +16,7 @@ export type PeerName =
   | "fastapi-before"
   | "fastapi-after"
   | "fastapi-ready"
+  | "fastapi-me"
   | "nginx";
 
 export type PeerStart = {
@@ -27,6 +28,10 @@ export type PeerStart = {
   sql: string;
   /** Tells two instances of one peer apart. */
   instance?: string;
+  /** Asked instead of the poll, with these headers. */
+  ask?: { path: string; headers: Record<string, string> };
+  /** What a peer with accounts stands on. */
+  accounts?: { databaseUrl: string; redisUrl: string; secret: string };
 };
 
 export type Server = { name: string; url: string; pid: number; child: Child };
@@ -49,9 +54,9 @@ export async function startPeer(
     log: `peer-${label}`,
     env: { NODE_ENV: "production", PYTHONDONTWRITEBYTECODE: "1" },
   });
-  const url = `http://127.0.0.1:${port}${path}?limit=10`;
+  const url = `http://127.0.0.1:${port}${start.ask?.path ?? `${path}?limit=10`}`;
   try {
-    await untilReady(url, {}, child.exited, 20_000);
+    await untilReady(url, start.ask?.headers ?? {}, child.exited, 20_000);
   } catch (error) {
     await child.stop();
     return { missing: `did not start: ${String(error)} (see bench/.cache/logs/peer-${label}.log)` };
@@ -73,6 +78,7 @@ function commandFor(name: PeerName, label: string, port: number, start: PeerStar
       db: start.db,
       sql: start.sql,
       recentRows,
+      accounts: start.accounts,
     }),
   );
   const script = (file: string) => join(peersDir, file);
@@ -93,6 +99,8 @@ function commandFor(name: PeerName, label: string, port: number, start: PeerStar
       return pythonCommand(script("fastapi_after.py"), given);
     case "fastapi-ready":
       return pythonCommand(script("fastapi_after.py"), given, "ready");
+    case "fastapi-me":
+      return pythonCommand(script("fastapi_me.py"), given);
     case "nginx":
       return nginxCommand(port, start);
   }
@@ -132,7 +140,8 @@ function pythonCommand(script: string, ...args: string[]): Command {
 export function pythonWithPackages(): { path: string } | { missing: string } {
   const home = join(cacheDir, "python");
   const python = join(home, "bin/python");
-  const ready = join(home, "ready");
+  const wanted = readFileSync(join(peersDir, "requirements.txt"));
+  const ready = join(home, `ready-${Bun.hash(wanted).toString(36)}`);
   if (existsSync(ready)) return { path: python };
   const steps = [
     ["python3", "-m", "venv", home],

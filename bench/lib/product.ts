@@ -22,6 +22,8 @@ export type Kind = "serve" | "binary" | "bare" | "unsynced";
 
 export type ProductOptions = {
   kind: Kind;
+  /** Signals alone, or accounts as well; `argo` when left out. */
+  role?: "argo" | "all";
   db: string;
   /** Tells servers of one run apart; names the log and the data directory. */
   instance: string;
@@ -32,9 +34,9 @@ export type ProductOptions = {
 
 /** Starts our server on its core and waits for its first answer. */
 export async function startProduct(options: ProductOptions): Promise<Server> {
-  const { kind, db, instance } = options;
+  const { kind, db, instance, role = "argo" } = options;
   const port = freePort();
-  const command = [...(options.under ?? []), ...commandFor(kind)];
+  const command = [...(options.under ?? []), ...commandFor(kind, role)];
   const child = spawnPinned(command, {
     core: serverCore,
     log: `argo-${instance}`,
@@ -44,6 +46,8 @@ export async function startProduct(options: ProductOptions): Promise<Server> {
   const url = `http://127.0.0.1:${port}${latestPath}`;
   try {
     await untilReady(url, readHeaders, child.exited);
+    // Polls are answered before accounts have started.
+    if (role === "all") await untilReady(new URL("/readyz", url).href, {}, child.exited);
   } catch (error) {
     await child.stop();
     throw error;
@@ -90,10 +94,10 @@ export function productEnv(db: string, instance: string): Record<string, string>
   };
 }
 
-function commandFor(kind: Kind): string[] {
+function commandFor(kind: Kind, role: string): string[] {
   const main = join(rootDir, "src/main.ts");
-  if (kind === "serve") return [process.execPath, main, "serve", "--role", "argo"];
-  if (kind === "binary") return [binaryPath, "serve", "--role", "argo"];
+  if (kind === "serve") return [process.execPath, main, "serve", "--role", role];
+  if (kind === "binary") return [binaryPath, "serve", "--role", role];
   return [process.execPath, join(benchDir, `servers/${kind}.ts`)];
 }
 

@@ -1,0 +1,115 @@
+import { ownPostgres, redis, type TestPostgres } from "../../test/harness/servers";
+import type { Server } from "./peers";
+import { type ProductOptions, startProduct } from "./product";
+
+/** What servers with accounts share: a Postgres with one database for us, and a Redis. */
+export type Backend = AsyncDisposable & {
+  postgres: TestPostgres;
+  databaseName: string;
+  databaseUrl: string;
+  redisUrl: string;
+  jwtSecret: string;
+};
+
+/** Starts both on the core of whoever calls, and stops them with its scope. */
+export async function startBackend(): Promise<Backend> {
+  const stack = new AsyncDisposableStack();
+  try {
+    const postgres = stack.use(await ownPostgres());
+    const { url: redisUrl } = stack.use(await redis());
+    const database = stack.use(await postgres.createDatabase());
+    return {
+      postgres,
+      databaseName: database.name,
+      databaseUrl: database.url,
+      redisUrl,
+      jwtSecret: crypto.randomUUID(),
+      [Symbol.asyncDispose]: () => stack.disposeAsync(),
+    };
+  } catch (error) {
+    await stack.disposeAsync();
+    throw error;
+  }
+}
+
+type AccountsOptions = Omit<ProductOptions, "kind" | "role"> & {
+  /** Null for the embedded Postgres, and no Redis. */
+  backend: (Pick<Backend, "databaseUrl" | "jwtSecret"> & { redisUrl: string | null }) | null;
+};
+
+/** Starts our server with accounts, and waits until they can be used. */
+export function startAccounts({ backend, ...options }: AccountsOptions): Promise<Server> {
+  const env = {
+    ...(backend && { DATABASE_URL: backend.databaseUrl, JWT_SECRET: backend.jwtSecret }),
+    ...(backend?.redisUrl && { REDIS_URL: backend.redisUrl }),
+    // Many users come from one machine here; each says which address it would come from.
+    TRUST_PROXY: "1",
+    ...options.env,
+  };
+  return startProduct({ ...options, kind: "serve", role: "all", env });
+}
+
+const password = "correct horse battery staple";
+let people = 0;
+
+/** Somebody with an account. */
+export type Person = { email: string; password: string; address: string };
+export type Session = { access: string; headers: Record<string, string> };
+
+/** Sends JSON. */
+export function call(
+  server: Server,
+  method: string,
+  path: string,
+  body: unknown = undefined,
+  headers: Record<string, string> = {},
+): Promise<Response> {
+  return fetch(new URL(path, server.url), {
+    method,
+    headers: { ...(body !== undefined && { "content-type": "application/json" }), ...headers },
+    ...(body !== undefined && { body: JSON.stringify(body) }),
+    signal: AbortSignal.timeout(30_000),
+  });
+}
+
+async function must<T>(status: number, ...request: Parameters<typeof call>): Promise<T> {
+  const answer = await call(...request);
+  const text = await answer.text();
+  if (answer.status === status) return JSON.parse(text) as T;
+  throw new Error(`${request[1]} ${request[2]}: ${answer.status} where ${status} was due: ${text}`);
+}
+
+/** Makes an account, at an address of its own. */
+export async function signUp(server: Server): Promise<Person> {
+  people += 1;
+  const address = `10.0.${Math.floor(people / 250)}.${1 + (people % 250)}`;
+  const email = `user-${people}@example.com`;
+  const body = { email, password, full_name: `User ${people}` };
+  await must(201, server, "POST", "/api/auth/signup", body, { "x-forwarded-for": address });
+  return { email, password, address };
+}
+
+/** Opens a session. */
+export async function logIn(server: Server, person: Person): Promise<Session> {
+  const { email, address } = person;
+  const body = { email, password: person.password };
+  const tokens = await must<{ access_token: string }>(
+    200,
+    server,
+    "POST",
+    "/api/auth/login",
+    body,
+    {
+      "x-forwarded-for": address,
+    },
+  );
+  const access = tokens.access_token;
+  return { access, headers: { authorization: `Bearer ${access}` } };
+}
+
+/** Makes a key that reads signals. @returns its header. */
+export async function makeKey(server: Server, session: Session): Promise<Record<string, string>> {
+  const body = { name: "bench", scopes: ["signals:read"] };
+  const made = await must<{ key: string }>(201, server, "POST", "/api/keys", body, session.headers);
+  return { authorization: `Bearer ${made.key}` };
+}
