@@ -20,7 +20,7 @@ async function offer({ url, perSecond, seconds }: LoginLoad): Promise<LoginAnswe
         // Each from elsewhere and of somebody else: it is the hashes that are to run out.
         "X-Forwarded-For": `10.${(n >> 16) & 255}.${(n >> 8) & 255}.${n & 255}`,
       },
-      body: JSON.stringify({ email: `nobody-${n}@example.com`, password: "a guess" }),
+      body: JSON.stringify({ email: `${crypto.randomUUID()}@example.com`, password: "a guess" }),
     });
     await response.arrayBuffer();
     const retryAfter = Number(response.headers.get("retry-after") ?? 0);
