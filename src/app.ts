@@ -12,6 +12,7 @@ import type { AppEnv, Exchange } from "./http/exchange";
 import { problem } from "./http/respond";
 import type { Logger } from "./platform/log";
 import { operationRoutes } from "./http/health";
+import { startRoutes } from "./http/start";
 import { version } from "./version";
 
 /** Of both Bun sends what HTTP allows: to HEAD the headers alone, with the length of the body. */
@@ -62,6 +63,7 @@ export function createApp(deps: Deps) {
   );
   if (alpine) deps.mountAlpine?.(app, { config, log, metrics, now, admission, alpine });
   app.route("/", docsRoutes());
+  app.route("/", startRoutes(alpine !== null));
 
   app.openAPIRegistry.registerComponent("securitySchemes", "bearer", {
     type: "http",

@@ -2,6 +2,14 @@ declare module "*.sql" {
   const text: string;
   export default text;
 }
+declare module "*.script.js" {
+  const text: string;
+  export default text;
+}
+declare module "*/start.css" {
+  const text: string;
+  export default text;
+}
 /** Imported as files: the path of the asset, inside a compiled binary too. */
 declare module "swagger-ui-dist/*" {
   const path: string;

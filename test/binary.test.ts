@@ -51,7 +51,15 @@ test("migrates, imports, serves, is polled, takes a post, ends", async () => {
   const after = await fetch(latest);
   expect(after.headers.get("signal-head")).toBe("3490");
   expect(await after.json()).toMatchObject([{ id: 3490, symbol: "EURUSD" }]);
-  for (const path of ["/docs", "/docs/swagger-ui-bundle.js", "/openapi.json", "/metrics"]) {
+  for (const path of [
+    "/",
+    "/start.js",
+    "/start.css",
+    "/docs",
+    "/docs/swagger-ui-bundle.js",
+    "/openapi.json",
+    "/metrics",
+  ]) {
     expect((await fetch(server.url + path)).status).toBe(200);
   }
   expect((await run("health", "--url", server.url)).code).toBe(0);

@@ -96,7 +96,10 @@ async function tellSetup({ url, deps }: Running): Promise<void> {
     const token = await offerSetup({ alpine, now });
     if (token === null) return;
     const link = `${baseUrl({ ...config, port: Number(new URL(url).port || 80) })}/#setup=${token}`;
-    log.warn({ url: link }, "no administrator yet: open the link within 30 minutes");
+    log.warn(
+      { url: link },
+      "no administrator yet: open the link within 30 minutes, or run argo-alpine admin create",
+    );
   } catch (error) {
     // What ends the start is told by `failed`; without a link there is still the command.
     if (alpine.ready) log.warn({ reason: String(error) }, "no link for the first administrator");

@@ -28,6 +28,7 @@ const headers = {
 export function docsRoutes() {
   return new Hono<AppEnv>()
     .get("/docs", (c) => c.html(page, 200, headers))
+    .get("/docs/", (c) => c.redirect("/docs", 308))
     .get("/docs/start.js", (c) => c.body(start, 200, { ...headers, "Content-Type": js }))
     .get("/docs/swagger-ui-bundle.js", (c) => serveFile(c.req.raw, bundle, js))
     .get("/docs/swagger-ui.css", (c) => serveFile(c.req.raw, style, "text/css; charset=utf-8"));

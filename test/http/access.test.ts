@@ -35,9 +35,13 @@ const ROUTES: Record<string, Route> = {
   "GET /metrics": { right: "metrics", path: "/metrics" },
   "GET /openapi.json": { right: "public", path: "/openapi.json" },
   "GET /docs": { right: "public", path: "/docs" },
+  "GET /docs/": { right: "public", path: "/docs/", status: 308 },
   "GET /docs/start.js": { right: "public", path: "/docs/start.js" },
   "GET /docs/swagger-ui-bundle.js": { right: "public", path: "/docs/swagger-ui-bundle.js" },
   "GET /docs/swagger-ui.css": { right: "public", path: "/docs/swagger-ui.css" },
+  "GET /": { right: "public", path: "/" },
+  "GET /start.js": { right: "public", path: "/start.js" },
+  "GET /start.css": { right: "public", path: "/start.css" },
 };
 
 test("every route is in the matrix, and the matrix holds no other", async () => {

@@ -221,7 +221,7 @@ describe("faults", () => {
     new Request(`http://argo.test${path}`, { method, body: body ?? null });
 
   test.each([
-    ["GET", "/"],
+    ["GET", "/start"],
     ["GET", "/api"],
     ["GET", "/api/signals/"],
     ["GET", "/api/signals/latest/"],
@@ -562,9 +562,9 @@ describe("/openapi.json", () => {
     }
   });
 
-  test("holds every route but its own and the documentation's, and no other", () => {
+  test("holds every route but its own, the pages' and no other", () => {
     const there = app.routes
-      .filter(({ method, path }) => method !== "ALL" && !/^\/(docs|openapi)/.test(path))
+      .filter(({ method, path }) => method !== "ALL" && !/^\/(docs|openapi|start|$)/.test(path))
       .map(({ method, path }) => `${method} ${path.replace(/:(\w+)/g, "{$1}")}`);
     const told = Object.entries(document.paths).flatMap(([path, methods]) =>
       Object.keys(methods).map((method) => `${method.toUpperCase()} ${path}`),

@@ -149,7 +149,8 @@ describe("what is wrong is named", () => {
 test("each start without an administrator logs a fresh link, and later ones none", async () => {
   using dir = tempDir();
   const env = { DATA_DIR: dir.path, SHUTDOWN_DELAY_SECONDS: "0" };
-  const said = "no administrator yet: open the link within 30 minutes";
+  const said =
+    "no administrator yet: open the link within 30 minutes, or run argo-alpine admin create";
   const logged = (server: Server) => server.logs().find((line) => line.includes(said));
   const linkOf = async (server: Server): Promise<string> => {
     await until(() => logged(server) !== undefined, "a link");
