@@ -4,6 +4,7 @@ import { users } from "../../../db/alpine/schema";
 import { AppError } from "../../errors";
 import { audit, type Origin } from "../audit";
 import type { Plane } from "../plane";
+import { Email } from "../users/schema";
 import { userByEmail } from "../users/store";
 import { limitTo, lookAt } from "./limits";
 import type { Login, Tokens } from "./schema";
@@ -26,7 +27,11 @@ export async function login(
     await limitTo(plane, "loginAccount", email, origin),
   ];
   const { user, right } = await lookAt(attempts, async () => {
-    const found = await userByEmail(alpine.db(), email);
+    // What no signup takes is nobody's: else many spellings of one address, which the database
+    // folds into one, would each have attempts of their own.
+    const found = Email.safeParse(email).success
+      ? await userByEmail(alpine.db(), email)
+      : undefined;
     const same = await alpine.passwords.verify(password, found?.passwordHash ?? null);
     return { user: found, right: same };
   });
@@ -37,7 +42,7 @@ export async function login(
   }
   if (user.totpEnabledAt) await checkSecondFactor(plane, user, totp, origin);
   const nowMs = now();
-  const opened = await alpine.changes.write(async (tx) => {
+  const opened = await alpine.changes.write(async (tx, tell) => {
     // Locks the row: whoever changes rights or the password meanwhile ends this session as well.
     const [locked] = await tx
       .update(users)
@@ -52,7 +57,7 @@ export async function login(
       .returning({ id: users.id, tier: users.tier, role: users.role });
     if (!locked) return null;
     await audit(tx, nowMs, origin, { event: "login", actorId: user.id });
-    return { user: locked, ...(await openSession(alpine, tx, locked, origin, nowMs)) };
+    return { user: locked, ...(await openSession(alpine, tx, tell, locked, origin, nowMs)) };
   });
   if (!opened) throw refused();
   await Promise.all(attempts.map((attempt) => attempt.giveBack()));
