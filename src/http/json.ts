@@ -1,4 +1,4 @@
-import type { MiddlewareHandler } from "hono";
+import type { Context, MiddlewareHandler } from "hono";
 import { bodyLimit } from "hono/body-limit";
 import { AppError } from "../errors";
 import type { AppEnv } from "./exchange";
@@ -21,12 +21,27 @@ export const limitedBody = (bytesMax: number): MiddlewareHandler<AppEnv> =>
 export const strictJson: MiddlewareHandler<AppEnv>[] = [
   limitedBody(smallBytesMax),
   async function strict(c, next) {
-    mustBeJson(c.req.header("content-type"), c.req.header("content-encoding"));
-    const text = utf8(new Uint8Array(await c.req.arrayBuffer()));
-    if (countKeys(readJson(text)) !== countColons(text)) throw fieldTwice();
+    mustBeStrict(c, new Uint8Array(await c.req.arrayBuffer()));
     await next();
   },
 ];
+
+/** The same where nothing at all may be sent as well; Hono's own check is then passed by. */
+export const optionalJson: MiddlewareHandler<AppEnv>[] = [
+  limitedBody(smallBytesMax),
+  async function optional(c, next) {
+    const bytes = new Uint8Array(await c.req.arrayBuffer());
+    const nothing = bytes.length === 0 && c.req.header("content-type") === undefined;
+    if (!nothing) mustBeStrict(c, bytes);
+    await next();
+  },
+];
+
+function mustBeStrict(c: Context<AppEnv>, bytes: Uint8Array): void {
+  mustBeJson(c.req.header("content-type"), c.req.header("content-encoding"));
+  const text = utf8(bytes);
+  if (countKeys(readJson(text)) !== countColons(text)) throw fieldTwice();
+}
 
 /** @throws AppError 415 unless the body is plain JSON. */
 export function mustBeJson(contentType: string | undefined, encoding: string | undefined): void {

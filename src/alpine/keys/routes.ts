@@ -1,7 +1,7 @@
 import { createRoute, OpenAPIHono } from "@hono/zod-openapi";
 import type { AppEnv } from "../../http/exchange";
 import { NoQuery, UuidParam } from "../../http/fields";
-import { strictJson } from "../../http/json";
+import { optionalJson, strictJson } from "../../http/json";
 import { json, jsonBody, problems } from "../../http/openapi";
 import { refuse, strictQuery } from "../../http/validate";
 import { readPage, timePlaceOf } from "../page";
@@ -76,15 +76,20 @@ export function keyRoutes(plane: Plane) {
     path: "/api/keys/{id}/rotate",
     tags,
     summary: "Make a key that takes this one's place",
-    middleware: write,
-    request: { params: UuidParam, query: NoQuery, body: jsonBody(Rotation) },
+    middleware: [...read, ...optionalJson],
+    request: {
+      params: UuidParam,
+      query: NoQuery,
+      body: { ...jsonBody(Rotation), required: false },
+    },
     responses: {
       201: json(MadeKey, "The new key, its secret this once"),
       ...problems(400, 401, 403, 404, 409, 413, 415, 422, 429, 503),
     },
   });
   app.openapi(rotate, async (c) => {
-    const { overlap_seconds: overlapSeconds } = c.req.valid("json");
+    // Without a body nothing has filled in what is usual.
+    const { overlap_seconds: overlapSeconds } = Rotation.parse(c.req.valid("json"));
     const { id } = c.req.valid("param");
     const made = await rotateKey(plane, accountOf(c), id, overlapSeconds, originOf(plane, c));
     return c.json(made, 201);

@@ -436,6 +436,25 @@ describe("a rotation", () => {
     }
   };
 
+  test("needs no body, and takes no other than JSON", async () => {
+    const member = await person(at);
+    const old = await make(member);
+    const path = `/api/keys/${old.id}/rotate`;
+    for (const [type, body, status] of [
+      ["text/plain", "{}", 415],
+      ["application/json", "", 400],
+      ["application/json", '{"overlap_seconds":1,"overlap_seconds":2}', 400],
+    ] as const) {
+      const headers = { Authorization: `Bearer ${member.access}`, "Content-Type": type };
+      const request = new Request(`http://argo.test${path}`, { method: "POST", headers, body });
+      expect([body, (await at.app.send(request)).status]).toEqual([body, status]);
+    }
+    const made = await at.must<Key>(201, "POST", path, undefined, member.access);
+    expect(made.id).not.toBe(old.id);
+    const [ends] = (await rowsOf(member)).filter(({ id }) => id === old.id);
+    expect(ends?.expiresAt?.getTime()).toBe(at.clock.ms + 86_400_000);
+  });
+
   test("gives a key in the place of another, and both are good for a day", async () => {
     const member = await person(at);
     const old = await make(member, { ...BODY, expires_at: "2027-01-01T00:00:00Z" });
@@ -458,7 +477,8 @@ describe("a rotation", () => {
     expect(await good()).toEqual([true, true]);
     expect(await atTime(at.clock.ms + 24 * hourMs - 1, good)).toEqual([true, true]);
     expect(await atTime(at.clock.ms + 24 * hourMs, good)).toEqual([false, true]);
-    const entries = await at.db().select().from(auditLog).where(eq(auditLog.actorId, member.id));
+    const ofMember = eq(auditLog.actorId, member.id);
+    const entries = await at.db().select().from(auditLog).where(ofMember).orderBy(auditLog.id);
     expect(entries.at(-1)).toMatchObject({
       event: "key_rotated",
       details: { key_id: old.id, successor_id: made.id, overlap_seconds: 86_400 },
