@@ -66,7 +66,14 @@ async function create(ground: Ground, given: NewAdmin): Promise<Done> {
 }
 
 async function promote(ground: Ground, email: string): Promise<Done> {
-  const found = await promoteToAdmin(ground, email);
+  const found = await promoteToAdmin(ground, email).catch((error: unknown) => {
+    if (!(error instanceof AppError) || error.code !== "conflict") throw error;
+    throw new SetupError(
+      error.detail,
+      'Let them in first, as an administrator: PATCH /api/admin/users/{id} with {"is_active":true}.',
+      { cause: error },
+    );
+  });
   if (!found) {
     throw new SetupError(
       `Nobody has an account with ${email}.`,
@@ -74,7 +81,8 @@ async function promote(ground: Ground, email: string): Promise<Done> {
     );
   }
   const is = found.changed ? "is an administrator now" : "was one already";
-  return { admin: found.admin, done: `${is}, with the password as it was` };
+  const verified = found.verified ? "; the address counts as verified" : "";
+  return { admin: found.admin, done: `${is}, with the password as it was${verified}` };
 }
 
 const shown = ({ id, email, fullName, role }: UserRow) => ({

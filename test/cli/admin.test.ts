@@ -116,6 +116,25 @@ describe("beside a server, on Postgres", () => {
     ]);
   });
 
+  test("somebody who is shut out stays shut out", async () => {
+    const body = { email: "out@example.com", password: PASSWORD, full_name: "Shut Out" };
+    expect((await send(server, "POST", "/api/auth/signup", body)).status).toBe(201);
+    const ofThem = eq(schema.users.email, body.email);
+    await rows(async (db) => db.update(schema.users).set({ isActive: false }).where(ofThem));
+    const before = await rows(async (db) => db.select().from(schema.users).where(ofThem));
+    const err = refused(await create(env, body.email, ["--promote"]));
+    expect(err).toContain(`out@example.com is shut out (user ${before[0]?.id}).`);
+    expect(err).toContain('PATCH /api/admin/users/{id} with {"is_active":true}');
+    expect(await rows(async (db) => db.select().from(schema.users).where(ofThem))).toEqual(before);
+
+    await rows(async (db) => db.update(schema.users).set({ isActive: true }).where(ofThem));
+    const done = await create(env, body.email, ["--promote"]);
+    const said = "is an administrator now, with the password as it was";
+    expect(done.out).toBe(`${body.email} ${said}; the address counts as verified.\n`);
+    const [after] = await rows(async (db) => db.select().from(schema.users).where(ofThem));
+    expect(after).toMatchObject({ role: "admin", isActive: true, isVerified: true });
+  });
+
   test("somebody unknown cannot be promoted", async () => {
     const err = refused(await create(env, "nobody@example.com", ["--promote"]));
     expect(err).toContain("Nobody has an account with nobody@example.com");

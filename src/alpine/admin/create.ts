@@ -50,27 +50,29 @@ export async function createAdmin(
 }
 
 /**
- * Makes whoever has an account with this address an administrator, let in again if they were shut
- * out. The password and the second factor stay theirs. Null when nobody has one.
+ * Makes whoever has an account with this address an administrator, whose address counts as
+ * verified. The password and the second factor stay theirs. Null when nobody has one.
+ * @throws AppError 409 for somebody who is shut out: that was decided, and is not undone by this.
  */
 export async function promoteToAdmin(
   { changes, now }: Ground,
   email: string,
-): Promise<{ admin: UserRow; changed: boolean } | null> {
+): Promise<{ admin: UserRow; changed: boolean; verified: boolean } | null> {
   const nowMs = now();
   return changes.write(async (tx, tell) => {
     await lockAdmins(tx);
     const old = await lockUserByEmail(tx, email);
     if (!old) return null;
-    const rights = { role: "admin", isActive: true, isVerified: true } as const;
     const { id, role, isActive, isVerified } = old;
-    if (role === "admin" && isActive && isVerified) return { admin: old, changed: false };
-    const change = { ...rights, updatedAt: new Date(nowMs) };
+    if (!isActive) throw new AppError("conflict", `${old.email} is shut out (user ${id}).`);
+    const verified = !isVerified;
+    if (role === "admin" && isVerified) return { admin: old, changed: false, verified };
+    const change = { role: "admin", isVerified: true, updatedAt: new Date(nowMs) } as const;
     await updateUser(tx, id, change);
     await renewSessions(tx, tell, id, nowMs);
-    const details = { by: "command line", was: { role, is_active: isActive } };
+    const details = { by: "command line", was: { role, is_verified: isVerified } };
     await audit(tx, nowMs, null, { event: "admin_created", subjectId: id, details });
     tell({ kind: "user", id });
-    return { admin: { ...old, ...change }, changed: true };
+    return { admin: { ...old, ...change }, changed: true, verified };
   });
 }
