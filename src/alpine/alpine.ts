@@ -8,7 +8,7 @@ import { ownDirectory } from "../platform/lock";
 import type { Logger } from "../platform/log";
 import type { Metrics } from "../platform/metrics";
 import type { EmbeddedPostgres } from "../platform/embedded";
-import type { Postgres } from "../platform/postgres";
+import type { Postgres, PostgresOptions } from "../platform/postgres";
 import type { Cache, Namespace } from "../platform/cache";
 import { Outbox } from "../platform/mail";
 import type { Redis } from "../platform/redis";
@@ -19,7 +19,7 @@ import { AccessTokens, RefreshTokens } from "./auth/tokens";
 import { Passwords } from "./auth/passwords";
 import { Changes } from "./changes";
 import { clocksApartMs } from "./clocks";
-import { Credentials, staleMs } from "./credentials";
+import { Credentials } from "./credentials";
 import { type Database, migrate } from "./database";
 import { forgetExpired } from "./retention";
 import { Seal } from "./seal";
@@ -38,6 +38,11 @@ export type AlpineOptions = {
 };
 
 const retryMs = 1_000;
+/** For what somebody has to mend first. */
+const retryFaultMs = 10_000;
+const staleMs = 5_000;
+/** There is no other server, and this one's own changes are known; a long query holds the look up. */
+const embeddedStaleMs = 60_000;
 const tendEveryMs = 30_000;
 const starting = "Accounts are starting. Try again.";
 
@@ -58,6 +63,8 @@ export class Alpine implements AsyncDisposable {
   /** Resolves once everything has started; rejects with a SetupError that no waiting mends. */
   readonly started: Promise<void>;
   readonly #owner: Disposable | null;
+  /** Without a look at the database for so long, somebody may have been shut out elsewhere. */
+  readonly #staleMs: number;
   #embedded: EmbeddedPostgres | null = null;
   #postgres: Postgres<typeof schema> | null = null;
   #tokens: AccessTokens | null = null;
@@ -78,7 +85,16 @@ export class Alpine implements AsyncDisposable {
     const db = () => this.#database();
     this.changes = new Changes({ db, bus: redis, now, log });
     const tokens = () => this.#tokens;
-    this.credentials = new Credentials({ db, tokens, changes: this.changes, now, log });
+    const { changes } = this;
+    this.#staleMs = config.databaseUrl === null ? embeddedStaleMs : staleMs;
+    this.credentials = new Credentials({
+      db,
+      tokens,
+      changes,
+      staleMs: this.#staleMs,
+      now,
+      log,
+    });
     this.usage = new Usage({ db, credentials: this.credentials, now });
     this.windows = authWindows({ redis, now });
     this.users = options.cache.namespace<User | null>({
@@ -87,6 +103,7 @@ export class Alpine implements AsyncDisposable {
       negativeTtlSeconds: absentSeconds,
       schema: User.nullable(),
     });
+    this.changes.onReload(() => options.cache.clear());
     this.changes.listen(async (change) => {
       if (change.kind === "user") await this.users.invalidate(change.id);
     });
@@ -124,7 +141,7 @@ export class Alpine implements AsyncDisposable {
 
   /** Whether accounts can be used now. */
   get up(): boolean {
-    return this.#ready && this.#postgres?.up === true && this.changes.ageMs < staleMs;
+    return this.#ready && this.#postgres?.up === true && this.changes.ageMs < this.#staleMs;
   }
 
   /**
@@ -133,7 +150,7 @@ export class Alpine implements AsyncDisposable {
    */
   mustBeFresh(): void {
     if (!this.#ready) throw new AppError("unavailable", starting, { retryAfterSeconds: 1 });
-    if (this.changes.ageMs <= staleMs) return;
+    if (this.changes.ageMs <= this.#staleMs) return;
     throw new AppError("unavailable", "Accounts are not available at the moment. Try again.", {
       retryAfterSeconds: 2,
     });
@@ -162,9 +179,12 @@ export class Alpine implements AsyncDisposable {
     const { now, log } = this.options;
     const begunAt = performance.now();
     this.#tokens = await AccessTokens.open(secrets, now);
-    this.#postgres = await this.#openPostgres();
-    await this.#patiently(async (db) => {
-      const applied = await migrate(db);
+    const { databaseUrl } = this.options.config;
+    // An address that will not do is told at once; all else may mend while signals are served.
+    if (databaseUrl !== null) this.#postgres = await this.#openPostgres({ url: databaseUrl });
+    await this.#patiently(async () => {
+      if (databaseUrl === null) await this.#openEmbedded();
+      const applied = await migrate(this.#database());
       if (applied.length > 0) log.info({ migrations: applied }, "accounts migrated");
       await this.changes.start();
     });
@@ -182,37 +202,50 @@ export class Alpine implements AsyncDisposable {
   }
 
   /** Libraries are loaded here: a server that just started answers polls first. */
-  async #openPostgres(): Promise<Postgres<typeof schema>> {
+  async #openPostgres(at: PostgresOptions["at"]): Promise<Postgres<typeof schema>> {
     const { config, log, metrics } = this.options;
     const { Postgres } = await import("../platform/postgres");
-    const common = {
+    const options = {
+      at,
       poolSize: config.dbPoolSize,
       maxOverflow: config.dbMaxOverflow,
       recycleSeconds: config.dbPoolRecycleSeconds,
       log,
       metrics,
     };
-    if (config.databaseUrl !== null) {
-      return Postgres.open({ ...common, at: { url: config.databaseUrl } }, schema);
-    }
-    const { EmbeddedPostgres } = await import("../platform/embedded");
-    this.#embedded = await EmbeddedPostgres.start({ dir: embeddedDir(config), log });
-    return Postgres.open({ ...common, at: { socketDir: this.#embedded.socketDir } }, schema);
+    return Postgres.open(options, schema);
   }
 
-  /** A database that cannot be reached yet is waited for, for as long as it takes. */
-  async #patiently(work: (db: Database) => Promise<void>): Promise<void> {
+  async #openEmbedded(): Promise<void> {
+    const { config, log } = this.options;
+    const { EmbeddedPostgres } = await import("../platform/embedded");
+    this.#embedded ??= await EmbeddedPostgres.start({ dir: embeddedDir(config), log });
+    this.#postgres ??= await this.#openPostgres({ socketDir: this.#embedded.socketDir });
+  }
+
+  /**
+   * A database that cannot be used yet is waited for, for as long as it takes: whatever is wrong
+   * with accounts, signals are served.
+   */
+  async #patiently(work: () => Promise<void>): Promise<void> {
+    const { log } = this.options;
     while (!this.#ended) {
       try {
-        return await work(this.#database());
+        return await work();
       } catch (error) {
-        if (error instanceof SetupError) throw error;
-        const { log } = this.options;
-        const reason = error instanceof AppError ? error.detail : String(error);
-        log.warn({ reason }, "accounts cannot start yet: trying again");
-        await Bun.sleep(retryMs);
+        const fault = error instanceof SetupError ? error : null;
+        const reason = error instanceof AppError ? error.detail : (fault?.message ?? String(error));
+        if (fault) log.error({ reason, fix: fault.fix }, "accounts cannot start: trying again");
+        else log.warn({ reason }, "accounts cannot start yet: trying again");
+        await this.#pause(fault ? retryFaultMs : retryMs);
       }
     }
+  }
+
+  /** Ends with this object. */
+  async #pause(ms: number): Promise<void> {
+    const until = performance.now() + ms;
+    while (!this.#ended && performance.now() < until) await Bun.sleep(Math.min(ms, 200));
   }
 
   /** What is done now and then: nothing waits for it. */

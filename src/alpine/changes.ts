@@ -1,4 +1,5 @@
-import { asc, gt, lt, max, min } from "drizzle-orm";
+import { and, asc, desc, gte, lt, sql } from "drizzle-orm";
+import { z } from "zod";
 import { type Change, changes } from "../../db/alpine/schema";
 import type { Logger } from "../platform/log";
 import { clocksApartMs } from "./clocks";
@@ -13,6 +14,26 @@ export type Bus = {
 export type Tell = (change: Change) => void;
 type Listener = (change: Change) => void | Promise<void>;
 
+/** A later release may write what this one does not know. */
+const Known = z.discriminatedUnion("kind", [
+  z.object({
+    kind: z.literal("session"),
+    id: z.string(),
+    fromGeneration: z.int().nullable(),
+    expiresAtMs: z.number(),
+  }),
+  z.object({ kind: z.literal("key"), id: z.uuid(), userId: z.uuid() }),
+  z.object({ kind: z.literal("user"), id: z.uuid() }),
+]) satisfies z.ZodType<Change>;
+
+/** A row, with what it says as text: by that it is known again. */
+type Row = { seq: number; text: string; change: unknown };
+const rowShape = {
+  seq: changes.seq,
+  text: sql<string>`${changes.at}::text || ${changes.change}::text`,
+  change: changes.change,
+};
+
 type Options = {
   db: () => Database;
   bus: Bus | null;
@@ -26,6 +47,7 @@ export const lookEveryMs = 500;
 /** Older changes are of no use to anybody: whoever missed them reads everything anew. */
 export const keepMs = 2 * clocksApartMs;
 const pageRows = 1_000;
+const rowsAtOnce = 1_000;
 
 /**
  * What has changed in accounts, told to every process: written in the transaction of the change
@@ -36,11 +58,12 @@ export class Changes {
   readonly #options: Options;
   readonly #listeners: Listener[] = [];
   readonly #reloads: (() => Promise<void>)[] = [];
-  #seq = 0;
+  /** The row that was read last; null while there was none. */
+  #read: Row | null = null;
+  /** True after a change was heard of and could not be followed: then all is read anew. */
+  #unsure = false;
   /** When the table was last read to its end, by the clock that goes on evenly. */
   #freshAt = -Infinity;
-  /** The same by the clock of the rows: a machine that slept shows it. */
-  #readAtMs = 0;
   #looking: Promise<void> | null = null;
   #again = false;
   #timer: Timer | null = null;
@@ -93,15 +116,19 @@ export class Changes {
       if (told.length > 0) {
         await lockChanges(tx);
         const at = new Date(now());
-        await tx.insert(changes).values(told.map((change) => ({ at, change })));
+        for (let from = 0; from < told.length; from += rowsAtOnce) {
+          const rows = told.slice(from, from + rowsAtOnce);
+          await tx.insert(changes).values(rows.map((change) => ({ at, change })));
+        }
       }
       return value;
     });
+    if (told.length > 0) void bus?.publish(channel, JSON.stringify(told));
     await this.#apply(told).catch((error: unknown) => {
+      this.#unsure = true;
       // It is done and will be read from the table; what it concerns is void here until then.
       log.warn({ reason: String(error) }, "a change of accounts is not known here yet");
     });
-    if (told.length > 0) void bus?.publish(channel, JSON.stringify(told));
     return result;
   }
 
@@ -124,65 +151,85 @@ export class Changes {
     return this.#looking;
   }
 
-  /** Deletes what nobody needs any more. */
+  /** Deletes what nobody needs any more. The last row stays: others know their place by it. */
   async forget(): Promise<void> {
     const { db, now } = this.#options;
+    const last = sql`(SELECT max(${changes.seq}) FROM ${changes})`;
     await db()
       .delete(changes)
-      .where(lt(changes.at, new Date(now() - keepMs)));
+      .where(and(lt(changes.at, new Date(now() - keepMs)), lt(changes.seq, last)));
   }
 
   async #readAll(): Promise<void> {
-    const { db, now } = this.#options;
     for (;;) {
-      const [startedAt, startedAtMs] = [performance.now(), now()];
-      const missed = Math.abs(startedAtMs - this.#readAtMs) > keepMs / 2;
-      if (missed && (await this.#wasCut())) return this.#reload();
-      const rows = await db()
-        .select({ seq: changes.seq, change: changes.change })
-        .from(changes)
-        .where(gt(changes.seq, this.#seq))
-        .orderBy(asc(changes.seq))
-        .limit(pageRows);
-      await this.#apply(rows.map((row) => row.change));
-      this.#seq = rows.at(-1)?.seq ?? this.#seq;
+      const startedAt = performance.now();
+      const rows = await this.#page();
+      if (this.#unsure || this.#isAnother(rows)) return this.#reload();
+      const fresh = this.#read ? rows.slice(1) : rows;
+      const known = fresh.map(({ change }) => Known.safeParse(change));
+      if (known.some(({ success }) => !success)) {
+        this.#options.log.warn("a change of accounts of an unknown kind: all is read anew");
+        return this.#reload();
+      }
+      await this.#apply(known.flatMap(({ data }) => (data ? [data] : [])));
+      this.#read = fresh.at(-1) ?? this.#read;
       if (rows.length === pageRows) continue;
       this.#freshAt = startedAt;
-      this.#readAtMs = startedAtMs;
       return;
     }
   }
 
-  async #wasCut(): Promise<boolean> {
-    const [row] = await this.#options
+  /** The last row that was read, and what follows it. */
+  #page(): Promise<Row[]> {
+    return this.#options
       .db()
-      .select({ oldest: min(changes.seq) })
-      .from(changes);
-    return row?.oldest === null || (row?.oldest ?? 0) > this.#seq + 1;
+      .select(rowShape)
+      .from(changes)
+      .where(gte(changes.seq, this.#read?.seq ?? 0))
+      .orderBy(asc(changes.seq))
+      .limit(pageRows);
+  }
+
+  /**
+   * True when the row that was read last is not where it was: another database answers, a copy that
+   * was behind or a backup put back; or this process slept until it was deleted.
+   */
+  #isAnother([first]: Row[]): boolean {
+    return this.#read !== null && (first?.seq !== this.#read.seq || first.text !== this.#read.text);
   }
 
   async #reload(): Promise<void> {
-    const { db, now } = this.#options;
-    const [startedAt, startedAtMs] = [performance.now(), now()];
-    // First the number, then the state: changes in between are applied twice, which harms nothing.
-    const [row] = await db()
-      .select({ latest: max(changes.seq) })
-      .from(changes);
-    for (const reload of this.#reloads) await reload();
-    this.#seq = row?.latest ?? this.#seq;
+    const startedAt = performance.now();
+    // First the row, then the state: changes in between are applied twice, which harms nothing.
+    const [latest] = await this.#options
+      .db()
+      .select(rowShape)
+      .from(changes)
+      .orderBy(desc(changes.seq))
+      .limit(1);
+    this.#unsure = false;
+    try {
+      for (const reload of this.#reloads) await reload();
+    } catch (error) {
+      this.#unsure = true;
+      throw error;
+    }
+    this.#read = latest ?? null;
     this.#freshAt = startedAt;
-    this.#readAtMs = startedAtMs;
   }
 
   /** What the message says is heard at once, and the table is looked at all the same. */
   #hear(message: string): void {
     void this.look();
     try {
-      // Only what takes a right away may come from there: Redis gives none.
-      const told = (JSON.parse(message) as Change[]).filter(({ kind }) => kind === "session");
-      void this.#apply(told);
-    } catch (error) {
-      this.#options.log.warn({ reason: String(error) }, "a message about accounts cannot be read");
+      // Whoever speaks there can take rights away and give none: a revocation is never undone, and
+      // of keys and users the message says no more than that they are to be read again.
+      const told = z.array(Known).parse(JSON.parse(message));
+      this.#apply(told).catch(() => {
+        this.#unsure = true;
+      });
+    } catch {
+      this.#options.log.warn("a message about accounts cannot be read");
     }
   }
 

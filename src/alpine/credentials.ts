@@ -24,8 +24,8 @@ type Holder = {
   principal: Principal;
   /** Milliseconds since the epoch; Infinity for a key without end. */
   expiresAtMs: number;
-  /** False once it was revoked, wherever a reference to it is left. */
-  live: boolean;
+  /** `void` once it was revoked, `unsure` while it could not be read again, wherever it is held. */
+  state: "good" | "unsure" | "void";
   lastUsedMs: number;
   /** Since this was last taken down. */
   requests: number;
@@ -37,14 +37,16 @@ type Options = {
   db: () => Database;
   tokens: () => AccessTokens | null;
   changes: Changes;
+  /** Without a look at the database for so long, nobody knows who was shut out elsewhere. */
+  staleMs: number;
   now: () => number;
   log: Logger;
 };
 
 /** Headers that were found good: what a poll looks up instead of hashing its key. */
 const rememberedMax = 20_000;
-/** Without a look at the database for so long, an unknown key may be a good one. */
-export const staleMs = 5_000;
+/** Longer texts than these are nothing that this server gave out in its one canonical way. */
+const rememberedChars = 2_048;
 const reloadRows = 10_000;
 
 /**
@@ -86,6 +88,11 @@ export class Credentials implements Known {
     return undefined;
   }
 
+  mustBeFresh(): void {
+    if (this.options.changes.ageMs <= this.options.staleMs) return;
+    throw unsure();
+  }
+
   identify(secret: string, authorization: string): Principal | null | Promise<Principal | null> {
     if (isKey(secret)) return this.#identifyKey(secret, authorization);
     // What is no token of ours by its looks costs no verification.
@@ -107,11 +114,14 @@ export class Credentials implements Known {
     return { keys, requests };
   }
 
-  /** Lets go of revocations of which no token is left. */
+  /** Lets go of revocations of which no token is left, and of keys that have expired on any clock. */
   forget(): void {
     const nowMs = this.options.now();
     for (const [id, { expiresAtMs }] of this.#revoked) {
       if (expiresAtMs < nowMs) this.#revoked.delete(id);
+    }
+    for (const holder of this.#keys.values()) {
+      if (holder.expiresAtMs + clocksApartMs < nowMs) this.#drop(holder);
     }
   }
 
@@ -119,33 +129,38 @@ export class Credentials implements Known {
     if (!isWellFormed(secret)) return null;
     const holder = this.#keys.get(hashText(secret));
     if (!holder) {
-      this.#mustBeFresh();
+      this.mustBeFresh();
       return null;
     }
     const nowMs = this.options.now();
     if (!this.#isGood(holder, nowMs)) return null;
-    this.#remember(authorization, holder);
+    this.#remember(authorization, secret, holder);
     this.#use(holder, nowMs);
     return holder.principal;
   }
 
   async #identifySession(secret: string, authorization: string): Promise<Principal | null> {
     const tokens = this.options.tokens();
-    if (!tokens) this.#mustBeFresh();
+    if (!tokens) this.mustBeFresh();
     const claims = (await tokens?.verify(secret)) ?? null;
     if (!claims) return null;
     // A session that was ended elsewhere must not be taken for a good one.
-    this.#mustBeFresh();
+    this.mustBeFresh();
     const holder = sessionHolder(claims);
     const nowMs = this.options.now();
     if (!this.#isGood(holder, nowMs)) return null;
-    this.#remember(authorization, holder);
+    this.#remember(authorization, secret, holder);
     this.#use(holder, nowMs);
     return holder.principal;
   }
 
+  /** @throws AppError 503 for one that could not be read again after it was changed. */
   #isGood(holder: KeyHolder | SessionHolder, nowMs: number): boolean {
-    if (!holder.live || nowMs >= holder.expiresAtMs) return false;
+    if (holder.state !== "good") {
+      if (holder.state === "unsure") throw unsure();
+      return false;
+    }
+    if (nowMs >= holder.expiresAtMs) return false;
     if ("hash" in holder) return true;
     if (this.#revoked.has(holder.tokenId)) return false;
     const revoked = this.#revoked.get(holder.sessionId);
@@ -153,14 +168,9 @@ export class Credentials implements Known {
     return revoked.fromGeneration !== null && holder.generation >= revoked.fromGeneration;
   }
 
-  #mustBeFresh(): void {
-    if (this.options.changes.ageMs <= staleMs) return;
-    throw new AppError("unavailable", "Accounts cannot be looked up at the moment. Try again.", {
-      retryAfterSeconds: 2,
-    });
-  }
-
-  #remember(authorization: string, holder: KeyHolder | SessionHolder): void {
+  /** In the one spelling alone: a holder of one key must not fill this with others. */
+  #remember(authorization: string, secret: string, holder: KeyHolder | SessionHolder): void {
+    if (authorization.length > rememberedChars || authorization !== `Bearer ${secret}`) return;
     if (this.#remembered.size >= rememberedMax) this.#remembered = new Map();
     this.#remembered.set(authorization, holder);
   }
@@ -173,8 +183,17 @@ export class Credentials implements Known {
 
   #hear(change: Change): void | Promise<void> {
     if (change.kind !== "session") return this.#inTurn(() => this.#lookAgain(change));
-    const { id, fromGeneration, expiresAtMs } = change;
-    this.#revoked.set(id, { fromGeneration, expiresAtMs });
+    this.#revoke(change);
+  }
+
+  /** What was revoked once is never less so, in whatever order it is heard. */
+  #revoke({ id, fromGeneration, expiresAtMs }: Omit<Revoked, "kind">): void {
+    const held = this.#revoked.get(id);
+    const [from, old] = [fromGeneration, held ? held.fromGeneration : -1];
+    this.#revoked.set(id, {
+      fromGeneration: from === null || old === null ? null : Math.max(from, old),
+      expiresAtMs: Math.max(expiresAtMs, held?.expiresAtMs ?? 0),
+    });
   }
 
   #inTurn(work: () => Promise<void>): Promise<void> {
@@ -183,7 +202,7 @@ export class Credentials implements Known {
     return done;
   }
 
-  /** Puts keys in their place as they are now. What cannot be read is good no more. */
+  /** Puts keys in their place as they are now. Of what cannot be read nobody can be sure. */
   async #lookAgain(change: Exclude<Change, { kind: "session" }>): Promise<void> {
     const byKey = change.kind === "key";
     const concerned = byKey
@@ -194,7 +213,7 @@ export class Credentials implements Known {
       const good = new Set(await this.#read(where));
       for (const holder of concerned) if (!good.has(keyIdOf(holder))) this.#drop(holder);
     } catch (error) {
-      for (const holder of concerned) this.#drop(holder);
+      for (const holder of concerned) holder.state = "unsure";
       throw error;
     }
   }
@@ -207,7 +226,7 @@ export class Credentials implements Known {
       .from(revocations)
       .where(gt(revocations.expiresAt, new Date(nowMs)));
     for (const { id, fromGeneration, expiresAt } of rows) {
-      this.#revoked.set(id, { fromGeneration, expiresAtMs: expiresAt.getTime() });
+      this.#revoke({ id, fromGeneration, expiresAtMs: expiresAt.getTime() });
     }
     const seen = new Set<string>();
     for (let after = "00000000-0000-0000-0000-000000000000"; ;) {
@@ -270,7 +289,7 @@ export class Credentials implements Known {
   }
 
   #drop(holder: KeyHolder): void {
-    holder.live = false;
+    holder.state = "void";
     this.#keys.delete(holder.hash);
     this.#keysById.delete(keyIdOf(holder));
     const others = this.#keysByUser.get(userIdOf(holder));
@@ -278,6 +297,13 @@ export class Credentials implements Known {
     if (others?.size === 0) this.#keysByUser.delete(userIdOf(holder));
   }
 }
+
+type Revoked = Extract<Change, { kind: "session" }>;
+
+const unsure = (): AppError =>
+  new AppError("unavailable", "Accounts cannot be looked up at the moment. Try again.", {
+    retryAfterSeconds: 2,
+  });
 
 const keyIdOf = ({ principal }: Holder): string => principal.account?.keyId ?? "";
 const userIdOf = ({ principal }: Holder): string => principal.account?.userId ?? "";
@@ -296,7 +322,7 @@ function keyHolder(row: KeyRow): KeyHolder {
   const { id, userId, tier, role } = row;
   return {
     hash: Buffer.from(row.hash).toString("base64"),
-    live: true,
+    state: "good",
     expiresAtMs: row.expiresAt?.getTime() ?? Infinity,
     lastUsedMs: 0,
     requests: 0,
@@ -319,7 +345,7 @@ const sessionScopes: Record<UserRole, ReadonlySet<Scope>> = {
 
 function sessionHolder({ sub, sid, jti, gen, tier, role, exp }: Claims): SessionHolder {
   return {
-    live: true,
+    state: "good",
     lastUsedMs: 0,
     requests: 0,
     expiresAtMs: exp * 1000,

@@ -83,7 +83,7 @@ describe("Postgres", () => {
         15_000,
       );
       expect((await me(at, member.access)).status).toBe(200);
-      expect((await health(at)).status).toBe("healthy");
+      await until(async () => (await health(at)).status === "healthy", "healthy again");
     },
     60_000,
   );

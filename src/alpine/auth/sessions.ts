@@ -1,4 +1,4 @@
-import { and, eq, gt, isNull, ne, sql } from "drizzle-orm";
+import { and, desc, eq, gt, inArray, isNotNull, isNull, ne, sql } from "drizzle-orm";
 import { refreshTokens, revocations, sessions } from "../../../db/alpine/schema";
 import type { Origin } from "../audit";
 import type { Alpine } from "../alpine";
@@ -11,6 +11,9 @@ import { accessSeconds, hashOf } from "./tokens";
 
 /** A session that nobody refreshes for so long has ended. */
 export const sessionMs = 30 * 86_400_000;
+/** Open sessions of one user; a login beyond them ends the oldest. As many ended ones are kept. */
+const sessionsMax = 100;
+const rowsAtOnce = 1_000;
 /** No access token outlives its session by more, on any clock. */
 const revocationMs = (accessSeconds + 60) * 1000 + clocksApartMs;
 
@@ -20,6 +23,7 @@ export type SessionRow = typeof sessions.$inferSelect;
 export async function openSession(
   alpine: Alpine,
   tx: Transaction,
+  tell: Tell,
   user: Pick<UserRow, "id" | "tier" | "role">,
   origin: Origin,
   nowMs: number,
@@ -39,7 +43,36 @@ export async function openSession(
   const refreshToken = alpine.refreshTokens.first();
   await tx.insert(sessions).values(session);
   await insertRefreshToken(tx, session, refreshToken, nowMs);
+  await makeRoom(tx, tell, user.id, nowMs);
   return { session, refreshToken };
+}
+
+/** Bounds what has to be written at once when all of a user's sessions end. */
+async function makeRoom(tx: Transaction, tell: Tell, userId: string, nowMs: number): Promise<void> {
+  const surplus = (ended: boolean) =>
+    tx
+      .select({ id: sessions.id })
+      .from(sessions)
+      .where(
+        and(
+          eq(sessions.userId, userId),
+          ended ? isNotNull(sessions.endedAt) : isNull(sessions.endedAt),
+        ),
+      )
+      .orderBy(desc(sessions.createdAt), desc(sessions.id))
+      .offset(sessionsMax);
+  const oldest = await tx
+    .update(sessions)
+    .set({ endedAt: new Date(nowMs) })
+    .where(inArray(sessions.id, surplus(false)))
+    .returning({ id: sessions.id });
+  await revoke(
+    tx,
+    tell,
+    oldest.map(({ id }) => ({ id, generation: null })),
+    nowMs,
+  );
+  await tx.delete(sessions).where(inArray(sessions.id, surplus(true)));
 }
 
 export async function insertRefreshToken(
@@ -103,8 +136,14 @@ export async function endSessions(
       ),
     )
     .returning({ id: sessions.id });
-  for (const { id } of ended) await revoke(tx, tell, id, null, nowMs);
-  return ended.map(({ id }) => id);
+  const ids = ended.map(({ id }) => id);
+  await revoke(
+    tx,
+    tell,
+    ids.map((id) => ({ id, generation: null })),
+    nowMs,
+  );
+  return ids;
 }
 
 /**
@@ -128,22 +167,39 @@ export async function renewSessions(
       ),
     )
     .returning({ id: sessions.id, generation: sessions.generation });
-  for (const { id, generation } of renewed) await revoke(tx, tell, id, generation, nowMs);
+  await revoke(tx, tell, renewed, nowMs);
 }
 
-/** Durable here, then told to everybody. `id` is a session (`sid`) or one token (`jti`). */
+/**
+ * Durable here, then told to everybody. A session (`sid`) or one token (`jti`) is void, or its
+ * tokens before a generation are. What was revoked once is never less so.
+ */
 export async function revoke(
   tx: Transaction,
   tell: Tell,
-  id: string,
-  fromGeneration: number | null,
+  revoked: readonly { id: string; generation: number | null }[],
   nowMs: number,
 ): Promise<void> {
-  const expiresAt = new Date(nowMs + revocationMs);
-  const row = { id, fromGeneration, createdAt: new Date(nowMs), expiresAt };
-  await tx
-    .insert(revocations)
-    .values(row)
-    .onConflictDoUpdate({ target: revocations.id, set: { fromGeneration, expiresAt } });
-  tell({ kind: "session", id, fromGeneration, expiresAtMs: expiresAt.getTime() });
+  const [createdAt, expiresAt] = [new Date(nowMs), new Date(nowMs + revocationMs)];
+  for (let from = 0; from < revoked.length; from += rowsAtOnce) {
+    const rows = revoked
+      .slice(from, from + rowsAtOnce)
+      .map(({ id, generation }) => ({ id, fromGeneration: generation, createdAt, expiresAt }));
+    await tx
+      .insert(revocations)
+      .values(rows)
+      .onConflictDoUpdate({
+        target: revocations.id,
+        set: {
+          // NULL is void whatever the generation, and wins over any.
+          fromGeneration: sql`CASE WHEN ${revocations.fromGeneration} IS NULL OR excluded.from_generation IS NULL
+            THEN NULL ELSE greatest(${revocations.fromGeneration}, excluded.from_generation) END`,
+          expiresAt: sql`greatest(${revocations.expiresAt}, excluded.expires_at)`,
+        },
+      });
+  }
+  const expiresAtMs = expiresAt.getTime();
+  for (const { id, generation } of revoked) {
+    tell({ kind: "session", id, fromGeneration: generation, expiresAtMs });
+  }
 }
