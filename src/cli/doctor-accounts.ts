@@ -176,8 +176,16 @@ function may(path: string): boolean {
 function secret(config: Config): Check {
   const name = "accounts secret";
   const given = config.jwtSecrets.length;
-  if (given > 0) return ok(name, `${plural(given, "JWT_SECRET")}, the first one signs`);
   const path = secretPath(config);
+  if (given > 0) {
+    return isKeptBeside(config, path)
+      ? warn(
+          name,
+          `JWT_SECRET is said, and ${path} holds another: second factors that were sealed with that one cannot be read`,
+          "Add what the file holds to JWT_SECRET after a comma; or delete the file if nobody has an account from then.",
+        )
+      : ok(name, `${plural(given, "JWT_SECRET")}, the first one signs`);
+  }
   const stat = statSync(path, { throwIfNoEntry: false });
   if (!stat) return ok(name, `${path} is made at the first start`);
   const shown = (stat.mode & 0o777).toString(8);
@@ -191,6 +199,13 @@ function secret(config: Config): Check {
   return length >= secretLengthMin
     ? ok(name, `kept in ${path}, mode ${shown}: back it up with the accounts`)
     : fail(name, `${path} is cut short`, "Put it back from a backup.");
+}
+
+/** Whether a secret was kept here before one was said, and is not among those. */
+function isKeptBeside({ jwtSecrets }: Config, path: string): boolean {
+  if (!existsSync(path) || !may(dirname(path)) || !readable(path)) return false;
+  const kept = readFileSync(path, "utf8").trim();
+  return kept.length >= secretLengthMin && !jwtSecrets.includes(kept);
 }
 
 function readable(path: string): boolean {

@@ -70,6 +70,7 @@ export async function serve(config: Config): Promise<void> {
   const stop = untilSignal();
   const running = await start(config);
   void tellSetup(running);
+  void tellSecrets(running);
   try {
     await Promise.race([stop, running.failed]);
   } catch (error) {
@@ -103,6 +104,26 @@ async function tellSetup({ url, deps }: Running): Promise<void> {
   } catch (error) {
     // What ends the start is told by `failed`; without a link there is still the command.
     if (alpine.ready) log.warn({ reason: String(error) }, "no link for the first administrator");
+  }
+}
+
+/** Says so when second factors were sealed with another secret: their users cannot log in. */
+async function tellSecrets({ deps: { alpine, config, log } }: Running): Promise<void> {
+  if (!alpine) return;
+  try {
+    await alpine.started;
+    const [{ isSealedOtherwise }, { secretPath }] = await Promise.all([
+      import("../alpine/auth/unsealed"),
+      import("../alpine/secrets"),
+    ]);
+    if (!(await isSealedOtherwise(alpine.db(), alpine.seal))) return;
+    const fix =
+      config.jwtSecrets.length === 0
+        ? "set JWT_SECRET to the one that they were made with"
+        : `add the one that they were made with to JWT_SECRET after a comma; one that nobody said is in ${secretPath(config)}`;
+    log.warn({ fix }, "second factors cannot be read with the secrets given");
+  } catch (error) {
+    if (alpine.ready) log.warn({ reason: String(error) }, "second factors not looked at");
   }
 }
 

@@ -194,6 +194,18 @@ describe("the kept secret", () => {
     expect(out).not.toContain(secret);
   });
 
+  test("one beside another that is said is told, unless it is said as well", async () => {
+    const kept = "0".repeat(64);
+    await Bun.write(dir.file("jwt.secret"), `${kept}\n`);
+    chmodSync(dir.file("jwt.secret"), 0o600);
+    const { of, faults, out } = await examine({ JWT_SECRET });
+    expect(faults).toEqual(["warn accounts secret"]);
+    expect(of("accounts secret")?.detail).toContain(`${dir.file("jwt.secret")} holds another`);
+    expect(of("accounts secret")?.fix).toContain("after a comma");
+    expect(out).not.toContain(kept);
+    expect((await examine({ JWT_SECRET: `${JWT_SECRET},${kept}` })).faults).toEqual([]);
+  });
+
   test("one in the configuration that is too short is refused by its name", async () => {
     const { code, of } = await examine({ JWT_SECRET: "too-short" });
     expect([code, of("configuration")?.status]).toEqual([1, "fail"]);

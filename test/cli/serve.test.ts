@@ -1,7 +1,9 @@
 import { expect, test } from "bun:test";
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
+import { Secret, TOTP } from "otpauth";
 import { spawnChild } from "../harness/children.ts";
-import { tempDir } from "../harness/process.ts";
+import { JWT_SECRET, PASSWORD } from "../harness/accounts.ts";
+import { startServer, tempDir, until, type Server } from "../harness/process.ts";
 
 test("the embedded Postgres is not met by surprise where other machines connect", async () => {
   using dir = tempDir();
@@ -18,3 +20,52 @@ test("the embedded Postgres is not met by surprise where other machines connect"
   }
   expect(existsSync(data)).toBe(false);
 });
+
+test("secrets that cannot open the second factors of these accounts are told at the start", async () => {
+  using dir = tempDir();
+  const post = async <T>(server: Server, path: string, body: object, token = ""): Promise<T> => {
+    const response = await fetch(`${server.url}/api/auth/${path}`, {
+      method: "POST",
+      headers: { "Content-Type": "application/json", Authorization: `Bearer ${token}` },
+      body: JSON.stringify(body),
+    });
+    expect([path, response.ok]).toEqual([path, true]);
+    return (await response.json()) as T;
+  };
+  const said = "second factors cannot be read with the secrets given";
+  /** Starts a server, has it do something, and gives what it said of second factors. */
+  async function told(
+    env: Record<string, string>,
+    work: (server: Server) => Promise<void> = () => Promise.resolve(),
+  ): Promise<string | undefined> {
+    await using server = await startServer({
+      role: "all",
+      env: { DATA_DIR: dir.path, SHUTDOWN_DELAY_SECONDS: "0", ...env },
+    });
+    const told = (text: string) => server.logs().find((line) => line.includes(text));
+    // The link for an administrator comes of the same start.
+    await until(() => told("no administrator yet") !== undefined, "the accounts");
+    await work(server);
+    await server.stop();
+    return told(said);
+  }
+  expect(
+    await told({}, async (server) => {
+      const person = { email: "ada@example.com", password: PASSWORD };
+      await post(server, "signup", { ...person, full_name: "Ada" });
+      const { access_token: token } = await post<{ access_token: string }>(server, "login", person);
+      const { password } = person;
+      const begun = await post<{ secret: string }>(server, "totp/setup", { password }, token);
+      const code = new TOTP({ secret: Secret.fromBase32(begun.secret) }).generate();
+      await post(server, "totp/enable", { code }, token);
+    }),
+  ).toBeUndefined();
+  const warned = (server: Server) =>
+    until(() => server.logs().some((line) => line.includes(said)), "the warning");
+  const warning = (await told({ JWT_SECRET }, warned)) ?? "";
+  expect(JSON.parse(warning)).toMatchObject({ level: "warn", fix: expect.any(String) });
+  expect(warning).toContain(dir.file("jwt.secret"));
+  const kept = readFileSync(dir.file("jwt.secret"), "utf8").trim();
+  expect(warning).not.toContain(kept);
+  expect(await told({ JWT_SECRET: `${JWT_SECRET},${kept}` })).toBeUndefined();
+}, 60_000);
