@@ -4,7 +4,7 @@ import { cpSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { sql } from "drizzle-orm";
 import { migrations } from "../../db/alpine/migrations.ts";
-import { migrate, type Queries } from "../../src/alpine/database.ts";
+import { type Database, migrate, type Queries } from "../../src/alpine/database.ts";
 import { type Child, spawnChild } from "../harness/children.ts";
 import { JWT_SECRET, serveAccounts } from "../harness/accounts.ts";
 import { startServer, tempDir, until } from "../harness/process.ts";
@@ -102,30 +102,53 @@ describe("what is written down", () => {
   }, 30_000);
 });
 
-/** What a database is, as a whole. */
-async function stateOf(url: string): Promise<"old" | "new"> {
+/** Does the first so many migrations, as earlier releases did. */
+async function migrateTo(db: Database, count: number): Promise<void> {
+  await db.execute(sql`CREATE SCHEMA argo_alpine`);
+  await db.execute(
+    sql`CREATE TABLE argo_alpine.migrations
+        (name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())`,
+  );
+  for (const { name, sql: text } of migrations.slice(0, count)) {
+    await db.execute(sql.raw(text));
+    await db.execute(sql`INSERT INTO argo_alpine.migrations (name) VALUES (${name})`);
+  }
+}
+
+const shapes = new Map<number, string[]>();
+/** What the first so many migrations make. */
+async function shapeAfter(count: number): Promise<string[]> {
+  const known = shapes.get(count);
+  if (known) return known;
+  await using database = await (await postgres()).createDatabase();
+  await using own = openDatabase(database.url);
+  await migrateTo(own.db, count);
+  const shape = await shapeOf(own.db);
+  shapes.set(count, shape);
+  return shape;
+}
+
+/** How many migrations a database has had. Fails unless it is what those make, and no more. */
+async function countOf(url: string): Promise<number> {
   await using own = openDatabase(url);
   const shape = await shapeOf(own.db);
   const { rows } = await own.db.execute<{ there: boolean }>(
     sql`SELECT to_regnamespace('argo_alpine') IS NOT NULL AS there`,
   );
-  if (shape.length === 0 && rows[0]?.there === false) return "old";
+  if (rows[0]?.there === false) {
+    expect(shape).toEqual([]);
+    return 0;
+  }
   const { rows: names } = await own.db.execute<{ name: string }>(
     sql`SELECT name FROM argo_alpine.migrations ORDER BY name`,
   );
-  expect(names.map(({ name }) => name)).toEqual(migrations.map(({ name }) => name));
-  expect(shape).toEqual(await wholeShape());
-  return "new";
+  expect(names.map(({ name }) => name)).toEqual(
+    migrations.slice(0, names.length).map(({ name }) => name),
+  );
+  expect(shape).toEqual(await shapeAfter(names.length));
+  return names.length;
 }
-
-let whole: string[] | undefined;
-async function wholeShape(): Promise<string[]> {
-  if (whole) return whole;
-  await using database = await (await postgres()).createDatabase();
-  await using own = openDatabase(database.url);
-  await migrate(own.db);
-  return (whole = await shapeOf(own.db));
-}
+const all = migrations.length;
 
 describe("at once, and killed", () => {
   test("eight at once: one does it, the others find it done", async () => {
@@ -137,18 +160,18 @@ describe("at once, and killed", () => {
       }),
     );
     expect(done.flat()).toEqual(migrations.map(({ name }) => name));
-    expect(await stateOf(database.url)).toBe("new");
+    expect(await countOf(database.url)).toBe(all);
   });
 
-  /** Waits until somebody is at it. */
-  async function begun({ superuserUrl, name }: TestDatabase): Promise<void> {
+  /** Waits until one of them is at it, or has done it in the meantime. */
+  async function begun({ superuserUrl, name }: TestDatabase, ...by: Child[]): Promise<void> {
     await using watcher = openDatabase(superuserUrl);
     await until(async () => {
       const { rows } = await watcher.db.execute(
         sql`SELECT 1 FROM pg_locks l JOIN pg_database d ON d.oid = l.database
             WHERE d.datname = ${name} AND l.locktype = 'advisory' AND l.granted`,
       );
-      return rows.length > 0;
+      return rows.length > 0 || by.some((child) => !child.running());
     }, "a migration");
   }
   /** Waits until the server has noticed that nobody is there any more. */
@@ -167,12 +190,18 @@ describe("at once, and killed", () => {
     `${ROUNDS} times two of which one or both are killed: the old schema or the new one`,
     async () => {
       tellSeed();
-      const states = { old: 0, new: 0, finished: 0 };
+      const ended = { old: 0, new: 0, finished: 0 };
       for (let round = 0; round < ROUNDS; round += 1) {
         await using database = await (await postgres()).createDatabase();
+        // From nothing, or from what the release before has made.
+        const start = round % 2 === 0 ? 0 : all - 1;
+        if (start > 0) {
+          await using before = openDatabase(database.url);
+          await migrateTo(before.db, start);
+        }
         await using one = migrating(database.url);
         await using other = migrating(database.url);
-        await begun(database);
+        await begun(database, one, other);
         await Bun.sleep(random() * 80);
         const both = random() < 0.6;
         const [victim, survivor] = random() < 0.5 ? [one, other] : [other, one];
@@ -181,19 +210,20 @@ describe("at once, and killed", () => {
         const code = await survivor.done;
         await victim.done;
         await left(database);
-        const state = await stateOf(database.url);
-        states[state] += 1;
+        const count = await countOf(database.url);
+        expect([start, all]).toContain(count);
+        ended[count === all ? "new" : "old"] += 1;
         if (!both) {
-          expect([code, state]).toEqual([0, "new"]);
-          states.finished += 1;
+          expect([code, count]).toEqual([0, all]);
+          ended.finished += 1;
         }
         await using again = migrating(database.url);
         expect([round, await again.done]).toEqual([round, 0]);
-        expect(await stateOf(database.url)).toBe("new");
+        expect(await countOf(database.url)).toBe(all);
       }
-      console.log(`${ROUNDS} rounds: ${JSON.stringify(states)}`);
-      expect(states.old).toBeGreaterThan(0);
-      expect(states.new).toBeGreaterThan(0);
+      console.log(`${ROUNDS} rounds: ${JSON.stringify(ended)}`);
+      expect(ended.old).toBeGreaterThan(0);
+      expect(ended.new).toBeGreaterThan(0);
     },
     ROUNDS * 6_000,
   );
@@ -202,15 +232,15 @@ describe("at once, and killed", () => {
     await using server = await ownPostgres();
     await using database = await server.createDatabase();
     await using one = migrating(database.url);
-    await begun(database);
+    await begun(database, one);
     await Bun.sleep(random() * 30);
     await server.kill();
     await one.done;
     await server.start();
-    expect(["old", "new"]).toContain(await stateOf(database.url));
+    expect([0, all]).toContain(await countOf(database.url));
     await using again = migrating(database.url);
     expect(await again.done).toBe(0);
-    expect(await stateOf(database.url)).toBe("new");
+    expect(await countOf(database.url)).toBe(all);
   }, 30_000);
 
   test("an embedded one, killed in its first start, comes up at the next", async () => {
@@ -239,7 +269,7 @@ describe("at once, and killed", () => {
 describe("a database that a later release has changed", () => {
   const later = "9999_from_the_future";
 
-  test("ends the start with a message that names it, and is left as it is", async () => {
+  test("is named and left as it is; signals are served all the same", async () => {
     using dir = tempDir();
     await using database = await (await postgres()).createDatabase();
     await using own = openDatabase(database.url);
@@ -248,15 +278,27 @@ describe("a database that a later release has changed", () => {
     await own.db.execute(sql`ALTER TABLE users ADD COLUMN something_new text`);
     const shape = await shapeOf(own.db);
     const env = { DATABASE_URL: database.url, JWT_SECRET, DATA_DIR: dir.file("data"), PORT: "0" };
-    for (const command of ["serve", "migrate"]) {
-      await using child = spawnChild([process.execPath, MAIN, command], { cwd: dir.path, env });
-      expect([command, await child.done]).toEqual([command, 1]);
-      const said = child.lines().join("\n");
-      expect(said).toContain(`The database was changed by a later release: ${later}`);
-      expect(said).toContain("Run that release, or restore the backup");
-    }
+    const isNamed = (lines: string[]) => {
+      const said = lines.join("\n");
+      return (
+        said.includes(`The database was changed by a later release: ${later}`) &&
+        said.includes("Run that release, or restore the backup")
+      );
+    };
+    await using command = spawnChild([process.execPath, MAIN, "migrate"], { cwd: dir.path, env });
+    expect(await command.done).toBe(1);
+    expect(isNamed(command.lines())).toBe(true);
+
+    await using server = await startServer({ role: "all", cwd: dir.path, env });
+    await until(() => isNamed(server.logs()), "it is named");
+    const get = async (path: string) => (await fetch(server.url + path)).status;
+    expect(await get("/api/signals/latest")).toBe(200);
+    expect(await get("/readyz")).toBe(503);
     expect(await shapeOf(own.db)).toEqual(shape);
-  }, 30_000);
+    // Once somebody has mended it, accounts start by themselves.
+    await own.db.execute(sql`DELETE FROM argo_alpine.migrations WHERE name = ${later}`);
+    await until(async () => (await get("/readyz")) === 200, "accounts have started", 20_000);
+  }, 60_000);
 
   test("while a server of this release runs, it goes on", async () => {
     await using at = await serveAccounts("source", "postgres");
