@@ -164,6 +164,9 @@ export const revocations = pgTable(
 export const tokenPurposes = ["verify_email", "reset_password", "setup_admin"] as const;
 export type TokenPurpose = (typeof tokenPurposes)[number];
 
+/** What an account becomes once its owner has shown a token. */
+export type Pending = { email?: string; fullName?: string; passwordHash?: string };
+
 /** Tokens that are sent once and used once. */
 export const oneTimeTokens = pgTable(
   "one_time_tokens",
@@ -175,6 +178,8 @@ export const oneTimeTokens = pgTable(
     createdAt: at("created_at").notNull(),
     expiresAt: at("expires_at").notNull(),
     usedAt: at("used_at"),
+    /** Nothing of it is so before the token is used: whoever asked may not own the mailbox. */
+    pending: jsonb("pending").$type<Pending>(),
   },
   (t) => [
     index("idx_one_time_user").on(t.userId, t.purpose),

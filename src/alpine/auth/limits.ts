@@ -11,18 +11,29 @@ const minuteMs = 60_000;
 const limits = {
   loginAccount: { limit: 10, windowMs: 15 * minuteMs },
   loginAddress: { limit: 100, windowMs: 15 * minuteMs },
+  /** Right passwords without the code of the second factor that they need. */
+  loginBegun: { limit: 60, windowMs: 15 * minuteMs },
   signupAddress: { limit: 30, windowMs: 60 * minuteMs },
-  mailAccount: { limit: 5, windowMs: 60 * minuteMs },
+  /** One for each purpose: who is sent resets by somebody else can still verify an address. */
+  resetAccount: { limit: 5, windowMs: 60 * minuteMs },
+  verificationAccount: { limit: 5, windowMs: 60 * minuteMs },
   mailAddress: { limit: 30, windowMs: 60 * minuteMs },
   tokenAddress: { limit: 30, windowMs: 15 * minuteMs },
   passwordAccount: { limit: 10, windowMs: 15 * minuteMs },
   totpAccount: { limit: 5, windowMs: 15 * minuteMs },
+  /** What writes to the log of events each time, however little it changes. */
+  writesAccount: { limit: 60, windowMs: 60 * minuteMs },
   /** Refusals come by the thousand: one a minute of each is written down. */
   refusalNoted: { limit: 1, windowMs: minuteMs },
 } as const;
 export type AuthLimit = keyof typeof limits;
 /** Those whose key is the id of a user. */
-const ofUser: ReadonlySet<AuthLimit> = new Set(["passwordAccount", "totpAccount"]);
+const ofUser: ReadonlySet<AuthLimit> = new Set([
+  "loginBegun",
+  "passwordAccount",
+  "totpAccount",
+  "writesAccount",
+]);
 export type AuthWindows = Record<AuthLimit, ExactWindow>;
 
 export function authWindows(common: Pick<WindowOptions, "redis" | "now">): AuthWindows {

@@ -10,13 +10,14 @@ export function baseUrl({ host, port, publicUrl }: Place): string {
   return `http://${name.includes(":") ? `[${name}]` : name}:${port}`;
 }
 
-/** For whoever has given this address as theirs. */
-export function verificationMail(place: Place, to: string, token: string): Mail {
+/** For whoever has given this address as theirs. `nowMs` tells one such mail from another. */
+export function verificationMail(place: Place, to: string, token: string, nowMs: number): Mail {
   const base = baseUrl(place);
   // The part behind # is sent to no server, so that no log of one has the token.
   const link = `${base}/#verify-email=${token}`;
-  const text = `Somebody made an account with this e-mail address. If that was you, say so within
-24 hours:
+  const when = new Date(nowMs).toISOString().slice(0, 16).replace("T", " ");
+  const text = `Somebody made an account with this e-mail address (${when} UTC). If that was you,
+say so within 24 hours:
 
 ${link}
 
@@ -27,7 +28,7 @@ Content-Type: application/json
 
 {"token":"${token}"}
 
-If it was not you, there is nothing to do.
+If it was not you, there is nothing to do; do not follow the link.
 `;
   return { to, subject: "Is this your e-mail address?", text, link };
 }

@@ -1,5 +1,5 @@
-import { and, eq, gt, isNull } from "drizzle-orm";
-import { oneTimeTokens, type TokenPurpose } from "../../../db/alpine/schema";
+import { and, desc, eq, gt, isNull, sql } from "drizzle-orm";
+import { oneTimeTokens, type Pending, type TokenPurpose } from "../../../db/alpine/schema";
 import { AppError } from "../../errors";
 import type { Queries, Transaction } from "../database";
 import { hashOf } from "./tokens";
@@ -11,18 +11,26 @@ export const tokenMs = {
   setup_admin: 30 * 60_000,
 } as const satisfies Partial<Record<TokenPurpose, number>>;
 
+type Issue = {
+  /** What the account becomes when the token is used. */
+  pending?: Pending | null;
+  /** Leaves the earlier tokens good: none of those who asked may make another's void. */
+  beside?: boolean;
+};
+
 /**
- * Makes a token of a user, or of nobody, which makes all their earlier ones for the purpose void.
- * The row of the user must be locked, or the administrators for one of nobody: of two at once the
- * later one counts. @returns the token; its hash is kept.
+ * Makes a token of a user, or of nobody, which makes all their earlier ones for the purpose void
+ * unless it is `beside` them. The row of the user must be locked, or the administrators for one of
+ * nobody: of two at once the later one counts. @returns the token; its hash is kept.
  */
 export async function issueToken(
   tx: Transaction,
   purpose: keyof typeof tokenMs,
   userId: string | null,
   nowMs: number,
+  { pending = null, beside = false }: Issue = {},
 ): Promise<string> {
-  await voidTokens(tx, purpose, userId, nowMs);
+  if (!beside) await voidTokens(tx, purpose, userId, nowMs);
   const token = Buffer.from(crypto.getRandomValues(new Uint8Array(32))).toString("base64url");
   await tx.insert(oneTimeTokens).values({
     hash: hashOf(token),
@@ -30,8 +38,41 @@ export async function issueToken(
     userId,
     createdAt: new Date(nowMs),
     expiresAt: new Date(nowMs + tokenMs[purpose]),
+    pending,
   });
   return token;
+}
+
+/**
+ * A token in the place of the newest that verifies the address a user has, with what that one
+ * makes of the account; the others stay as they are. The row of the user must be locked.
+ */
+export async function reissueVerification(
+  tx: Transaction,
+  userId: string,
+  nowMs: number,
+): Promise<string> {
+  const [newest] = await tx
+    .select({ hash: oneTimeTokens.hash, pending: oneTimeTokens.pending })
+    .from(oneTimeTokens)
+    .where(
+      and(
+        eq(oneTimeTokens.userId, userId),
+        eq(oneTimeTokens.purpose, "verify_email"),
+        isNull(oneTimeTokens.usedAt),
+        gt(oneTimeTokens.expiresAt, new Date(nowMs)),
+        // One for another address goes to that address alone.
+        sql`${oneTimeTokens.pending} -> 'email' IS NULL`,
+      ),
+    )
+    .orderBy(desc(oneTimeTokens.createdAt))
+    .limit(1);
+  if (newest) {
+    const usedAt = new Date(nowMs);
+    await tx.update(oneTimeTokens).set({ usedAt }).where(eq(oneTimeTokens.hash, newest.hash));
+  }
+  const pending = newest?.pending ?? null;
+  return issueToken(tx, "verify_email", userId, nowMs, { pending, beside: true });
 }
 
 /** Makes every token of a user, or of nobody, for the purpose void. */
@@ -80,19 +121,23 @@ export async function mustCount(
   throw notGood();
 }
 
-/** Uses a token up: of many at once one succeeds. @throws AppError 422 unless it counts. */
+/**
+ * Uses a token up: of many at once one succeeds. @returns what the account becomes by it.
+ * @throws AppError 422 unless it counts.
+ */
 export async function useToken(
   tx: Transaction,
   purpose: TokenPurpose,
   token: string,
   nowMs: number,
-): Promise<void> {
-  const used = await tx
+): Promise<Pending> {
+  const [used] = await tx
     .update(oneTimeTokens)
     .set({ usedAt: new Date(nowMs) })
     .where(counts(purpose, token, nowMs))
-    .returning({ userId: oneTimeTokens.userId });
-  if (used.length === 0) throw notGood();
+    .returning({ pending: oneTimeTokens.pending });
+  if (!used) throw notGood();
+  return used.pending ?? {};
 }
 
 const counts = (purpose: TokenPurpose, token: string, nowMs: number) =>

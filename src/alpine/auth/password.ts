@@ -5,8 +5,9 @@ import { AppError } from "../../errors";
 import type { Account } from "../../http/guard";
 import { audit, type Origin } from "../audit";
 import type { Plane } from "../plane";
-import { lockUserByEmail } from "../users/store";
+import { lockUser, lockUserByEmail, updateUser } from "../users/store";
 import { confirmPassword } from "./confirm";
+import { handOver } from "./hand-over";
 import { limitTo } from "./limits";
 import { resetMail } from "./mails";
 import { issueToken, ownerOf, useToken, voidTokens } from "./one-time";
@@ -51,7 +52,7 @@ export async function changePassword(
 export async function forgotPassword(plane: Plane, email: string, origin: Origin): Promise<void> {
   const { alpine, config, now } = plane;
   await limitTo(plane, "mailAddress", origin.address, origin);
-  await limitTo(plane, "mailAccount", email, origin);
+  await limitTo(plane, "resetAccount", email, origin);
   alpine.outbox.post(() =>
     alpine.changes.write(async (tx) => {
       const nowMs = now();
@@ -67,7 +68,8 @@ export async function forgotPassword(plane: Plane, email: string, origin: Origin
 
 /**
  * Gives a password to whoever has the token, and with it the mailbox: the address is verified as
- * well. Every session ends; the second factor stays. @throws AppError 422, 429, 503.
+ * well. Every session ends; the second factor and the keys stay, unless the address was never
+ * verified. @throws AppError 422, 429, 503.
  */
 export async function resetPassword(
   plane: Plane,
@@ -83,13 +85,14 @@ export async function resetPassword(
   const at = new Date(nowMs);
   await alpine.changes.write(async (tx, tell) => {
     // The user before the token, as whoever issues one does: else two would wait for each other.
-    await tx
-      .update(users)
-      .set({ passwordHash, passwordChangedAt: at, updatedAt: at, isVerified: true })
-      .where(eq(users.id, id));
+    const user = await lockUser(tx, id);
     await useToken(tx, "reset_password", token, nowMs);
+    const change = { passwordHash, passwordChangedAt: at, updatedAt: at, isVerified: true };
+    await updateUser(tx, id, change);
     await voidTokens(tx, "verify_email", id, nowMs);
-    await endSessions(tx, tell, id, nowMs);
+    // Nobody has said yet that the address is theirs: it may be somebody else who made the account.
+    if (user?.isVerified) await endSessions(tx, tell, id, nowMs);
+    else await handOver(tx, tell, id, nowMs);
     await audit(tx, nowMs, origin, { event: "password_reset", actorId: id });
     tell({ kind: "user", id });
   });

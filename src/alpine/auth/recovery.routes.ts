@@ -40,7 +40,7 @@ export function recoveryRoutes(plane: Plane) {
     summary: "Verify an e-mail address",
     middleware: open,
     request: { body: jsonBody(OneTimeToken) },
-    responses: { ...none("The address is verified"), ...openProblems },
+    responses: { ...none("The address is verified"), ...openProblems, ...problems(409) },
   });
   app.openapi(verify, async (c) => {
     await verifyEmail(plane, c.req.valid("json").token, originOf(plane, c));
@@ -97,7 +97,8 @@ export function recoveryRoutes(plane: Plane) {
     path: "/api/auth/password/reset",
     tags,
     summary: "Set a new password with a token",
-    description: "All sessions end, the second factor stays, and the address is verified.",
+    description:
+      "All sessions end and the address is verified. The second factor and the keys stay, unless the address was verified for the first time.",
     middleware: open,
     request: { body: jsonBody(ResetPassword) },
     responses: { ...none("The password is set"), ...openProblems },

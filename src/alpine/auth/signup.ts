@@ -32,10 +32,10 @@ export async function signup(
     return isNew;
   });
   if (config.requireVerifiedEmail) {
-    await sendVerification(plane, body.email, origin);
+    await sendVerification(plane, body.email, origin, { passwordHash, fullName: user.fullName });
     return null;
   }
   if (!made) throw new AppError("conflict", "There is an account with this e-mail address.");
-  await sendVerification(plane, body.email, origin);
+  await sendVerification(plane, body.email, origin, null);
   return userOf(user);
 }

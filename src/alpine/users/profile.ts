@@ -3,7 +3,7 @@ import type { Account } from "../../http/guard";
 import { audit, type Origin } from "../audit";
 import { confirmPassword, wrongPassword } from "../auth/confirm";
 import { voidTokens } from "../auth/one-time";
-import { sendVerification } from "../auth/verify";
+import { sendMove, sendVerification } from "../auth/verify";
 import { isTaken } from "../database";
 import type { Plane } from "../plane";
 import { type ProfileChange, type User, userOf } from "./schema";
@@ -11,7 +11,8 @@ import { lockSelf, updateUser, userById } from "./store";
 
 /**
  * Changes a profile. Another address needs the password and is unverified until its owner says
- * so; tokens that were sent to the old one are void.
+ * so; tokens that were sent to the old one are void. Where addresses must be verified the old one
+ * stays until then, and the answer does not tell whether somebody has the other.
  * @throws AppError 409 for an address that is taken, 422 also for a wrong password, 429, 503.
  */
 export async function changeProfile(
@@ -20,7 +21,7 @@ export async function changeProfile(
   { email, full_name: fullName, password }: ProfileChange,
   origin: Origin,
 ): Promise<User> {
-  const { alpine, now } = plane;
+  const { alpine, config, now } = plane;
   const before = await userById(alpine.db(), userId);
   const moves = email !== undefined && email !== before?.email;
   if (moves && password === undefined) {
@@ -34,8 +35,9 @@ export async function changeProfile(
     const old = await lockSelf(tx, userId);
     if (confirmed && confirmed.passwordHash !== old.passwordHash) throw wrongPassword();
     const renamed = fullName !== undefined && fullName !== old.fullName;
-    const moved = moves && email !== old.email;
-    if (!renamed && !moved) return old;
+    const asked = moves && email !== old.email;
+    const moved = asked && !config.requireVerifiedEmail;
+    if (!renamed && !asked) return old;
     const change = {
       ...(renamed && { fullName }),
       ...(moved && { email, isVerified: false }),
@@ -46,7 +48,7 @@ export async function changeProfile(
       await voidTokens(tx, "verify_email", userId, nowMs);
       await voidTokens(tx, "reset_password", userId, nowMs);
     }
-    const fields = [...(renamed ? ["full_name"] : []), ...(moved ? ["email"] : [])];
+    const fields = [...(renamed ? ["full_name"] : []), ...(asked ? ["email"] : [])];
     const details = { fields };
     await audit(tx, nowMs, origin, { event: "profile_changed", actorId: userId, details });
     tell({ kind: "user", id: userId });
@@ -58,6 +60,7 @@ export async function changeProfile(
       errors: [{ field: "email", detail: "is taken" }],
     });
   });
-  if (moves) await sendVerification(plane, user.email, origin);
+  if (moves && config.requireVerifiedEmail) await sendMove(plane, userId, email, origin);
+  else if (moves) await sendVerification(plane, user.email, origin, null);
   return userOf(user);
 }

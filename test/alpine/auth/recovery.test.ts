@@ -219,7 +219,11 @@ describe("resetting the password", () => {
     await at
       .db()
       .update(users)
-      .set({ totpSecret: new Uint8Array(40), totpEnabledAt: new Date(at.clock.ms) })
+      .set({
+        isVerified: true,
+        totpSecret: new Uint8Array(40),
+        totpEnabledAt: new Date(at.clock.ms),
+      })
       .where(eq(users.id, member.id));
     const verification = await tokenFor(member.email);
     const token = await resetToken(member.email);
@@ -277,15 +281,15 @@ describe("resetting the password", () => {
     await settled();
     sink.clear();
     const answers = await race(5, () => post("/password/forgot", { email }));
-    expect(answers).toEqual({ 202: 4, 429: 1 });
+    expect(answers).toEqual({ 202: 5 });
     await settled();
     const tokens = sink.mails().map(({ text }) => /"token":"([^"]+)"/.exec(text)?.[1] ?? "");
-    expect(new Set(tokens).size).toBe(4);
+    expect(new Set(tokens).size).toBe(5);
     const outcomes = [];
     for (const token of tokens) {
       outcomes.push(await status("/password/reset", { token, new_password: OTHER }));
     }
-    expect(outcomes.toSorted()).toEqual([204, 422, 422, 422]);
+    expect(outcomes.toSorted()).toEqual([204, 422, 422, 422, 422]);
     const live = await at
       .db()
       .select()
@@ -353,14 +357,14 @@ describe("resetting the password", () => {
     expect((await sink.mailFor(email)).text).toContain("token");
   });
 
-  test("a mailbox gets five mails an hour, whoever asks for them", async () => {
-    const email = "quiet@example.com";
-    const asked = [];
-    for (let i = 0; i < 3; i += 1) {
-      asked.push(await status("/password/forgot", { email }));
-      asked.push(await status("/verify-email/resend", { email: "Quiet@Example.com" }));
+  test("a mailbox gets five mails an hour of a kind, whoever asks for them", async () => {
+    const spellings = ["quiet@example.com", "Quiet@Example.com"];
+    // Of one kind after the other: resets that somebody else asks for keep nobody from verifying.
+    for (const path of ["/password/forgot", "/verify-email/resend"]) {
+      const asked = [];
+      for (let i = 0; i < 6; i += 1) asked.push(await status(path, { email: spellings[i % 2] }));
+      expect(asked).toEqual([202, 202, 202, 202, 202, 429]);
     }
-    expect(asked).toEqual([202, 202, 202, 202, 202, 429]);
   });
 
   test("an address asks for thirty mails an hour", async () => {
