@@ -45,6 +45,21 @@ async function everyKey(url: string): Promise<Record<string, string>> {
   }
 }
 
+/** Every command that a Redis is sent from now on. */
+async function listenTo(url: string | undefined): Promise<Disposable & { said: string[] }> {
+  const said: string[] = [];
+  const client = url === undefined ? null : new Redis(url);
+  const monitor = await client?.monitor();
+  monitor?.on("monitor", (_time: string, args: string[]) => said.push(args.join(" ")));
+  return {
+    said,
+    [Symbol.dispose]: () => {
+      monitor?.disconnect();
+      client?.disconnect();
+    },
+  };
+}
+
 test("the search finds what is there, however it is written", () => {
   const [secret, key] = [canary("x"), `argo_live_${"k".repeat(38)}`];
   const token = Buffer.from(crypto.getRandomValues(new Uint8Array(32)));
@@ -70,10 +85,8 @@ test("after a whole life no secret is in the database, in Redis, or was ever sen
   await using sink = await smtp();
   await using at = await openAccounts({ env: { SMTP_URL: sink.url } });
   const alpine = alpineOf(at);
-  const said: string[] = [];
-  const monitor = at.redis && (await new Redis(at.redis.url).monitor());
-  monitor?.on("monitor", (_time: string, args: string[]) => said.push(args.join(" ")));
-
+  using listener = await listenTo(at.redis?.url);
+  const { said } = listener;
   const { secrets, member } = await liveOnce({
     at,
     sink,
@@ -85,7 +98,6 @@ test("after a whole life no secret is in the database, in Redis, or was ever sen
 
   const rows = await everyRow(at);
   const keys = at.redis ? await everyKey(at.redis.url) : {};
-  monitor?.disconnect();
   // All that could hold something does.
   for (const name of [
     "users",
