@@ -184,11 +184,9 @@ program
   .requiredOption("--email <address>", "the address to log in with")
   .option("--full-name <name>", "how they are called", "Administrator")
   .option("--password-file <file>", "read the password from FILE instead of standard input")
-  .addOption(
-    new Option(
-      "--promote",
-      "make whoever has an account with the address one; the password stays theirs",
-    ).conflicts("passwordFile"),
+  .option(
+    "--promote",
+    "make whoever has an account with the address one; the password stays theirs, unless --password-file gives another",
   )
   .option(jsonFlag, jsonText)
   .action(async (options: AdminOptions & { json?: boolean }, command: Command) => {

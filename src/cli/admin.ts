@@ -23,8 +23,8 @@ export type AdminOptions = {
 const passwordBytesMax = 4_096;
 
 /**
- * Makes an administrator, or with `promote` makes whoever has the address one. Running servers
- * hear of it. @throws SetupError for input that will not do, a known address, no database.
+ * Makes an administrator, or with `promote` makes whoever has the address one, with a new password
+ * where a file gives one. Running servers hear of it. @throws SetupError for input that will not do, a known address, no database.
  */
 export async function adminCreate(
   config: Config,
@@ -33,15 +33,16 @@ export async function adminCreate(
 ): Promise<void> {
   const email = checked("--email", Email, options.email);
   const fullName = checked("--full-name", FullName, options.fullName);
-  const passwordHash = options.promote ? null : await hash(await readPassword(options));
+  const keeps = options.promote === true && options.passwordFile === undefined;
+  const passwordHash = keeps ? null : await hash(await readPassword(options));
   await withAccounts(config, async ({ db, embeddedIn }) => {
     await migrate(db);
     const log = createLog("silent");
     const changes = new Changes({ db: () => db, bus: null, now: Date.now, log });
     const ground = { changes, now: Date.now };
     const { admin, done } =
-      passwordHash === null
-        ? await promote(ground, email)
+      passwordHash === null || options.promote
+        ? await promote(ground, email, passwordHash)
         : await create(ground, { email, fullName, passwordHash });
     const where = embeddedIn === null ? "" : `, in ${embeddedIn}`;
     output.result(shown(admin), `${admin.email} ${done}${where}.`);
@@ -65,14 +66,11 @@ async function create(ground: Ground, given: NewAdmin): Promise<Done> {
   }
 }
 
-async function promote(ground: Ground, email: string): Promise<Done> {
-  const found = await promoteToAdmin(ground, email).catch((error: unknown) => {
-    if (!(error instanceof AppError) || error.code !== "conflict") throw error;
-    throw new SetupError(
-      error.detail,
-      'Let them in first, as an administrator: PATCH /api/admin/users/{id} with {"is_active":true}.',
-      { cause: error },
-    );
+async function promote(ground: Ground, email: string, passwordHash: string | null): Promise<Done> {
+  const found = await promoteToAdmin(ground, email, passwordHash).catch((error: unknown) => {
+    const fix = error instanceof AppError ? fixes[error.code] : undefined;
+    if (!(error instanceof AppError) || fix === undefined) throw error;
+    throw new SetupError(error.detail, fix, { cause: error });
   });
   if (!found) {
     throw new SetupError(
@@ -81,9 +79,17 @@ async function promote(ground: Ground, email: string): Promise<Done> {
     );
   }
   const is = found.changed ? "is an administrator now" : "was one already";
-  const verified = found.verified ? "; the address counts as verified" : "";
-  return { admin: found.admin, done: `${is}, with the password as it was${verified}` };
+  const password = passwordHash === null ? "the password as it was" : "the new password";
+  return { admin: found.admin, done: `${is}, with ${password}` };
 }
+
+/** What to do about somebody who cannot be promoted. */
+const fixes: Partial<Record<AppError["code"], string>> = {
+  conflict:
+    'Let them in first, as an administrator: PATCH /api/admin/users/{id} with {"is_active":true}.',
+  unprocessable:
+    "Somebody else may have made the account: let its owner verify the address, or add --password-file (/dev/stdin for standard input) with a new password, which ends its sessions, keys and second factor.",
+};
 
 const shown = ({ id, email, fullName, role }: UserRow) => ({
   id,

@@ -72,6 +72,12 @@ describe("beside a server, on Postgres", () => {
     }
   }
 
+  /** As whoever has the mailbox does. */
+  const verify = (email: string) =>
+    rows(async (db) =>
+      db.update(schema.users).set({ isVerified: true }).where(eq(schema.users.email, email)),
+    );
+
   test("makes one who can log in and administer at once, and writes it down", async () => {
     const words = ["--full-name", "Ada Lovelace"];
     const done = await create(env, "Ada@example.com", words);
@@ -99,21 +105,50 @@ describe("beside a server, on Postgres", () => {
     expect(err).toContain("--promote");
     expect(await mayAdminister(server, before)).toBe(403);
 
+    await verify(body.email);
     const args = ["admin", "create", "--email", "MEMBER@example.com", "--promote"];
     const done = await json(args, { env });
     expect(done).toMatchObject({ email: body.email, role: "admin", full_name: "A Member" });
-    // What the token says of rights is no longer so; the session goes on with new ones.
+    // No session from before gets the new rights.
     await until(async () => (await mayAdminister(server, before)) === 401, "the change", 2_000);
     const { refresh_token } = before;
-    const renewed = await send(server, "POST", "/api/auth/refresh", { refresh_token });
-    expect(await mayAdminister(server, (await renewed.json()) as Tokens)).toBe(200);
-    await login(server, body.email);
+    expect((await send(server, "POST", "/api/auth/refresh", { refresh_token })).status).toBe(401);
+    expect(await mayAdminister(server, await login(server, body.email))).toBe(200);
 
     const again = await run(args, { env });
     expect([again.code, again.out]).toEqual([
       0,
       "member@example.com was one already, with the password as it was.\n",
     ]);
+  });
+
+  test("an address that nobody has verified needs a new password, which ends what was made before", async () => {
+    const body = { email: "squatted@example.com", password: PASSWORD, full_name: "Mallory" };
+    expect((await send(server, "POST", "/api/auth/signup", body)).status).toBe(201);
+    const before = await login(server, body.email);
+    const given = { name: "a key", scopes: ["signals:read"] };
+    const made = await send(server, "POST", "/api/keys", given, before.access_token);
+    const { key } = (await made.json()) as { key: string };
+    const poll = async () =>
+      (await send(server, "GET", "/api/signals/latest", undefined, key)).status;
+    expect(await poll()).not.toBe(401);
+
+    const err = refused(await create(env, body.email, ["--promote"]));
+    expect(err).toContain("squatted@example.com has not been verified.");
+    expect(err).toContain("--password-file");
+    expect(await mayAdminister(server, before)).toBe(403);
+
+    const words = ["--promote", "--password-file", "/dev/stdin"];
+    const done = await create(env, body.email, words, "the operator's own password\n");
+    expect(done.out).toBe("squatted@example.com is an administrator now, with the new password.\n");
+    await until(async () => (await mayAdminister(server, before)) === 401, "the change", 2_000);
+    await until(async () => (await poll()) === 401, "the end of the key", 2_000);
+    const { refresh_token } = before;
+    expect((await send(server, "POST", "/api/auth/refresh", { refresh_token })).status).toBe(401);
+    const old = { email: body.email, password: PASSWORD };
+    expect((await send(server, "POST", "/api/auth/login", old)).status).toBe(401);
+    const now = await login(server, body.email, "the operator's own password");
+    expect(await mayAdminister(server, now)).toBe(200);
   });
 
   test("somebody who is shut out stays shut out", async () => {
@@ -128,9 +163,10 @@ describe("beside a server, on Postgres", () => {
     expect(await rows(async (db) => db.select().from(schema.users).where(ofThem))).toEqual(before);
 
     await rows(async (db) => db.update(schema.users).set({ isActive: true }).where(ofThem));
+    await verify(body.email);
     const done = await create(env, body.email, ["--promote"]);
     const said = "is an administrator now, with the password as it was";
-    expect(done.out).toBe(`${body.email} ${said}; the address counts as verified.\n`);
+    expect(done.out).toBe(`${body.email} ${said}.\n`);
     const [after] = await rows(async (db) => db.select().from(schema.users).where(ofThem));
     expect(after).toMatchObject({ role: "admin", isActive: true, isVerified: true });
   });
@@ -287,12 +323,10 @@ describe("what will not do is named, and nothing is made", () => {
     expect(refused(await run(args, { stdin }))).toContain("UTF-8");
   });
 
-  test("no address, and a password for somebody who keeps theirs", async () => {
-    for (const words of [[], ["--email", "a@example.com", "--promote", "--password-file", "x"]]) {
-      const { code, out, err } = await run(["admin", "create", ...words]);
-      expect([code, out]).toEqual([1, ""]);
-      expect(err).toMatch(/^error: /);
-    }
+  test("no address", async () => {
+    const { code, out, err } = await run(["admin", "create"]);
+    expect([code, out]).toEqual([1, ""]);
+    expect(err).toMatch(/^error: /);
   });
 
   test("a database that is away, or does not want us: without its password", async () => {

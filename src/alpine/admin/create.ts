@@ -1,6 +1,8 @@
 import { AppError } from "../../errors";
 import { audit, type Origin } from "../audit";
-import { renewSessions } from "../auth/sessions";
+import { handOver } from "../auth/hand-over";
+import { voidTokens } from "../auth/one-time";
+import { endSessions } from "../auth/sessions";
 import type { Changes } from "../changes";
 import { lockAdmins, type Transaction } from "../database";
 import type { UserRow } from "../users/schema";
@@ -50,29 +52,44 @@ export async function createAdmin(
 }
 
 /**
- * Makes whoever has an account with this address an administrator, whose address counts as
- * verified. The password and the second factor stay theirs. Null when nobody has one.
- * @throws AppError 409 for somebody who is shut out: that was decided, and is not undone by this.
+ * Makes whoever has an account with this address an administrator. Their sessions end, so that
+ * none from before has the new rights. Null when nobody has one. An address that nobody has
+ * verified may be somebody else's account: it needs a new password, which ends all that was made
+ * before, the second factor and the keys included. Otherwise both and the password stay theirs.
+ * @throws AppError 409 for somebody who is shut out, which was decided and is not undone by this;
+ * 422 for somebody who is not verified, without a password.
  */
 export async function promoteToAdmin(
   { changes, now }: Ground,
   email: string,
-): Promise<{ admin: UserRow; changed: boolean; verified: boolean } | null> {
+  passwordHash: string | null,
+): Promise<{ admin: UserRow; changed: boolean } | null> {
   const nowMs = now();
+  const at = new Date(nowMs);
   return changes.write(async (tx, tell) => {
     await lockAdmins(tx);
     const old = await lockUserByEmail(tx, email);
     if (!old) return null;
     const { id, role, isActive, isVerified } = old;
     if (!isActive) throw new AppError("conflict", `${old.email} is shut out (user ${id}).`);
-    const verified = !isVerified;
-    if (role === "admin" && isVerified) return { admin: old, changed: false, verified };
-    const change = { role: "admin", isVerified: true, updatedAt: new Date(nowMs) } as const;
+    if (!isVerified && passwordHash === null) {
+      throw new AppError("unprocessable", `${old.email} has not been verified.`);
+    }
+    if (role === "admin" && passwordHash === null) return { admin: old, changed: false };
+    const change = {
+      role: "admin",
+      isVerified: true,
+      updatedAt: at,
+      ...(passwordHash !== null && { passwordHash, passwordChangedAt: at }),
+    } as const;
     await updateUser(tx, id, change);
-    await renewSessions(tx, tell, id, nowMs);
+    await voidTokens(tx, "verify_email", id, nowMs);
+    await voidTokens(tx, "reset_password", id, nowMs);
+    if (isVerified) await endSessions(tx, tell, id, nowMs);
+    else await handOver(tx, tell, id, nowMs);
     const details = { by: "command line", was: { role, is_verified: isVerified } };
     await audit(tx, nowMs, null, { event: "admin_created", subjectId: id, details });
     tell({ kind: "user", id });
-    return { admin: { ...old, ...change }, changed: true, verified };
+    return { admin: { ...old, ...change }, changed: true };
   });
 }
