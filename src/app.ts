@@ -104,6 +104,8 @@ export function createApp(deps: Deps) {
 
   function refuse(error: unknown, request: Request, exchange: Exchange): Response {
     const shown = asAppError(error);
+    // Another limit says itself when to come back: the numbers of this one would contradict.
+    if (shown.code === "rate_limited" && exchange.verdict?.allowed) exchange.verdict = undefined;
     const cause = String(shown.cause ?? "");
     if (shown.status === 500) {
       log.error({ request_id: exchange.requestId, err: error, cause }, "request failed");

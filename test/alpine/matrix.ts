@@ -92,7 +92,7 @@ const WHO: Record<string, Right[]> = {
   "the operator's reading token": ["read"],
   "the operator's writing token": ["write"],
 };
-const REFUSED_AS_UNKNOWN = Object.keys(WHO).slice(0, 6);
+const REFUSED_AS_UNKNOWN = new Set(Object.keys(WHO).slice(0, 6));
 
 /** Sessions that a route may end are made anew. */
 const ENDS_SESSIONS = new Set(["POST /api/auth/logout", "POST /api/auth/logout-all"]);
@@ -100,7 +100,7 @@ const ENDS_SESSIONS = new Set(["POST /api/auth/logout", "POST /api/auth/logout-a
 function statusFor(who: string, right: Right, yes: number): number {
   if (right === "anybody") return yes;
   if (WHO[who]?.includes(right)) return yes;
-  return REFUSED_AS_UNKNOWN.includes(who) ? 401 : 403;
+  return REFUSED_AS_UNKNOWN.has(who) ? 401 : 403;
 }
 
 /** Runs the whole matrix against accounts that are served somehow. */

@@ -4,7 +4,7 @@ import type { Plane } from "../plane";
 import type { UserRow } from "../users/schema";
 import { userById } from "../users/store";
 import { limitTo, lookAt } from "./limits";
-import { useSecondFactor } from "./totp";
+import { type CodeFault, useSecondFactor } from "./totp";
 
 /**
  * Whoever holds a session says the password again before what a stolen session must not do.
@@ -35,8 +35,8 @@ export async function confirmSecondFactor(
   totp: string,
   origin: Origin,
 ): Promise<void> {
-  const right = await useSecondFactor(plane, user, totp, origin);
-  if (!right) await refuseConfirmation(plane, user.id, "totp", origin);
+  const fault = await useSecondFactor(plane, user, totp, origin);
+  if (fault !== null) await refuseConfirmation(plane, user.id, "totp", origin, fault);
 }
 
 /** The user of a session. @throws AppError 404, 503. */
@@ -52,16 +52,17 @@ export async function refuseConfirmation(
   userId: string,
   field: string,
   origin: Origin,
+  fault: CodeFault = "is not right",
 ): Promise<never> {
   const entry = { event: "confirmation_failed", actorId: userId, details: { field } } as const;
   await audit(alpine.db(), now(), origin, entry);
-  throw notRight(field);
+  throw notRight(field, fault);
 }
 
 export const wrongPassword = (): AppError => notRight("password");
 
 /** Not a 401: the session is good, and clients would throw it away. */
-const notRight = (field: string): AppError =>
+const notRight = (field: string, detail: CodeFault = "is not right"): AppError =>
   new AppError("unprocessable", `The body is not valid: ${field}.`, {
-    errors: [{ field, detail: "is not right" }],
+    errors: [{ field, detail }],
   });

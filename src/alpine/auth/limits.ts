@@ -1,5 +1,4 @@
 import { AppError } from "../../errors";
-import { limitExceeded } from "../../http/limit";
 import { addressKey } from "../../http/policy";
 import { ExactWindow, type Taken, type WindowOptions } from "../../http/window";
 import { audit, type Origin } from "../audit";
@@ -27,6 +26,21 @@ const limits = {
   refusalNoted: { limit: 1, windowMs: minuteMs },
 } as const;
 export type AuthLimit = keyof typeof limits;
+/** What each counts, as whoever is refused is told. */
+const counted: Record<AuthLimit, string> = {
+  loginAccount: "failed logins of this account",
+  loginAddress: "failed logins from this address",
+  loginBegun: "logins without the code of the second factor",
+  signupAddress: "sign-ups from this address",
+  resetAccount: "mails asked for to this e-mail address",
+  verificationAccount: "mails asked for to this e-mail address",
+  mailAddress: "mails asked for from this address",
+  tokenAddress: "tokens sent from this address",
+  passwordAccount: "wrong passwords",
+  totpAccount: "wrong codes",
+  writesAccount: "changes",
+  refusalNoted: "refusals",
+};
 /** Those whose key is the id of a user. */
 const ofUser: ReadonlySet<AuthLimit> = new Set([
   "loginBegun",
@@ -63,7 +77,13 @@ export async function limitTo(
     const entry = { event: "limit_exceeded", subjectId, details: { limit: name } } as const;
     await audit(plane.alpine.db(), plane.now(), origin, entry);
   }
-  throw limitExceeded(window.options, taken);
+  const { limit, windowMs } = window.options;
+  const { resetSeconds: retryAfterSeconds } = taken;
+  throw new AppError(
+    "rate_limited",
+    `Too many ${counted[name]}: ${limit} in ${windowMs / minuteMs} minutes. Try again in ${retryAfterSeconds} s.`,
+    { retryAfterSeconds },
+  );
 }
 
 /**

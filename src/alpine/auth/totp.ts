@@ -29,50 +29,64 @@ export async function checkSecondFactor(
   totp: string | undefined,
   origin: Origin,
 ): Promise<void> {
-  if (totp === undefined) throw refused("is needed");
-  if (await useSecondFactor(plane, user, totp, origin)) return;
+  if (totp === undefined) {
+    throw refused("A code of the second factor is needed to log in.", "is needed");
+  }
+  const fault = await useSecondFactor(plane, user, totp, origin);
+  if (fault === null) return;
   const { alpine, now } = plane;
   const entry = { event: "login_failed", subjectId: user.id, details: { at: "totp" } } as const;
   await audit(alpine.db(), now(), origin, entry);
-  throw refused("is not right");
+  throw refused(`The code of the second factor ${fault}.`, fault);
 }
 
-const refused = (detail: string): AppError =>
-  new AppError("unauthorized", "A code of the second factor is needed to log in.", {
+const refused = (detail: string, fault: string): AppError =>
+  new AppError("unauthorized", detail, {
     headers: { "WWW-Authenticate": 'Bearer realm="argo"' },
-    errors: [{ field: "totp", detail }],
+    errors: [{ field: "totp", detail: fault }],
   });
 
-/** Uses up a code, as an attempt that is counted before it is looked at. @throws AppError 429, 503. */
+/** What is wrong with a code. */
+export type CodeFault = "is not right" | "was used already: wait for the next one";
+
+/**
+ * Uses up a code, as an attempt that is counted before it is looked at. Null when it was good.
+ * @throws AppError 429, 503.
+ */
 export async function useSecondFactor(
   plane: Plane,
   user: UserRow,
   code: string,
   origin: Origin,
-): Promise<boolean> {
+): Promise<CodeFault | null> {
   const attempt = await limitTo(plane, "totpAccount", user.id, origin);
-  const used = await lookAt([attempt], () => useCode(plane, user, code, origin));
-  if (used) await attempt.giveBack();
-  return used;
+  const fault = await lookAt([attempt], () => useCode(plane, user, code, origin));
+  if (fault === null) await attempt.giveBack();
+  return fault;
 }
 
-/** Uses up a code of the authenticator or a recovery code: of many at once one succeeds. */
+/**
+ * Uses up a code of the authenticator or a recovery code: of many at once one succeeds, and gives
+ * null.
+ */
 export async function useCode(
   plane: Pick<Plane, "alpine" | "log" | "now">,
   user: UserRow,
   code: string,
   origin: Origin,
-): Promise<boolean> {
+): Promise<CodeFault | null> {
   const { alpine, now } = plane;
   const nowMs = now();
   if (/^\d{6}$/.test(code)) {
     const step = stepOf(plane, user, code, nowMs);
-    return step !== null && alpine.changes.write((tx) => useStep(tx, user, step));
+    if (step === null) return "is not right";
+    const fresh = await alpine.changes.write((tx) => useStep(tx, user, step));
+    return fresh ? null : "was used already: wait for the next one";
   }
   return alpine.changes.write(async (tx) => {
-    if (!(await useRecoveryCode(tx, user.id, code, nowMs))) return false;
+    if (!(await useRecoveryCode(tx, user.id, code, nowMs))) return "is not right";
     await audit(tx, nowMs, origin, { event: "recovery_code_used", actorId: user.id });
-    return true;
+    return null;
   });
 }
 

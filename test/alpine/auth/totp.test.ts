@@ -145,10 +145,15 @@ describe("logging in with it", () => {
     const one = await holder();
     const [before, now, after] = [one.code(-1), one.code(), one.code(1)];
     expect(await loginStatus(one, now)).toBe(200);
-    for (const code of [now, before]) {
+    for (const [code, fault] of [
+      [now, "was used already: wait for the next one"],
+      [before, "was used already: wait for the next one"],
+      [wrongCode(now), "is not right"],
+    ] as const) {
       expect(await problemOf(await login(one, code))).toMatchObject({
         status: 401,
-        errors: [{ field: "totp", detail: "is not right" }],
+        detail: `The code of the second factor ${fault}.`,
+        errors: [{ field: "totp", detail: fault }],
       });
     }
     expect(await loginStatus(one, after)).toBe(200);
@@ -191,7 +196,15 @@ describe("logging in with it", () => {
     expect((answers[429] ?? 0) + (answers[503] ?? 0)).toBe(3);
     const late = await login(one, one.code());
     expect(late.status).toBe(429);
-    expect(Number(late.headers.get("retry-after"))).toBeGreaterThan(0);
+    const wait = late.headers.get("retry-after");
+    expect(Number(wait)).toBeGreaterThan(0);
+    // Those of the limit on requests, which is far off, would contradict.
+    expect([late.headers.get("ratelimit"), late.headers.get("x-ratelimit-remaining")]).toEqual([
+      null,
+      null,
+    ]);
+    const said = `Too many wrong codes: 5 in 15 minutes. Try again in ${wait} s.`;
+    expect((await problemOf(late)).detail).toBe(said);
     expect(await loginStatus(one, one.codes[0])).toBe(429);
   });
 
@@ -219,7 +232,9 @@ describe("many at once (A9)", () => {
     const user = await userById(at.db(), one.id);
     if (!user) throw new Error("gone");
     const plane = { ...at.app.deps, alpine: alpine() };
-    return Promise.all(Array.from({ length: 50 }, () => useCode(plane, user, code, origin)));
+    return Promise.all(
+      Array.from({ length: 50 }, async () => (await useCode(plane, user, code, origin)) === null),
+    );
   }
 
   test("of fifty uses of one code one succeeds", async () => {

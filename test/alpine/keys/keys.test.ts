@@ -451,7 +451,7 @@ describe("a rotation", () => {
     }
     const made = await at.must<Key>(201, "POST", path, undefined, member.access);
     expect(made.id).not.toBe(old.id);
-    const [ends] = (await rowsOf(member)).filter(({ id }) => id === old.id);
+    const ends = (await rowsOf(member)).find(({ id }) => id === old.id);
     expect(ends?.expiresAt?.getTime()).toBe(at.clock.ms + 86_400_000);
   });
 
