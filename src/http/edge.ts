@@ -4,6 +4,7 @@ import type { Server } from "bun";
 import type { Config } from "../config";
 import type { Logger } from "../platform/log";
 import type { Metrics } from "../platform/metrics";
+import { createForwardedWarning } from "./forwarded";
 import type { Exchange } from "./exchange";
 import { limitPolicyHeaders, type LimitOptions, setLimitHeaders } from "./limit";
 import { acceptsGzip, allowOrigin, secureHeaders } from "./policy";
@@ -42,6 +43,8 @@ let requests = 0;
 export function createEdge(deps: EdgeDeps): (handler: Handler) => Fetch {
   const { config, log, metrics, refuse } = deps;
   const policy = limitPolicyHeaders(deps.limitOptions);
+
+  const lookForProxy = createForwardedWarning(config, log);
 
   return function edge(handler) {
     return function fetch(request, server) {
@@ -90,6 +93,7 @@ export function createEdge(deps: EdgeDeps): (handler: Handler) => Fetch {
     let response = await settled(answer, request, exchange);
     // Told late by a handler that Hono called behind a promise.
     if (exchange.dressed && answer instanceof Promise) return response;
+    lookForProxy(request.headers);
     const route = deps.routeOf(request);
     if (config.compression && acceptsGzip(request.headers.get("accept-encoding"))) {
       response = await compressed(response, exchange);
