@@ -2,7 +2,7 @@ import type { Account } from "../../http/guard";
 import { audit, type Origin } from "../audit";
 import { endSessions, renewSessions } from "../auth/sessions";
 import type { Plane } from "../plane";
-import { mustLeaveAdmin, updateUser } from "../users/store";
+import { administers, mustLeaveAdmin, updateUser } from "../users/store";
 import { type AdminUser, adminUserOf, type UserChange } from "./schema";
 import { lockForAdmin } from "./store";
 
@@ -12,7 +12,7 @@ import { lockForAdmin } from "./store";
  * @throws AppError 404, 409 when nobody could administer any more.
  */
 export async function changeUser(
-  { alpine, now }: Plane,
+  { alpine, config, now }: Plane,
   { userId: adminId }: Account,
   id: string,
   change: UserChange,
@@ -34,7 +34,10 @@ export async function changeUser(
       ] as const
     ).filter(({ from, to }) => from !== to);
     if (changed.length === 0) return old;
-    if (administers(old) && !administers(next)) await mustLeaveAdmin(tx, id);
+    const { isVerified } = old;
+    if (administers(config, old) && !administers(config, { ...next, isVerified })) {
+      await mustLeaveAdmin(tx, config, id);
+    }
     const updatedAt = new Date(nowMs);
     await updateUser(tx, id, { ...next, updatedAt });
     for (const { event, ...details } of changed) {
@@ -47,6 +50,3 @@ export async function changeUser(
   });
   return adminUserOf(row);
 }
-
-const administers = ({ role, isActive }: { role: string; isActive: boolean }): boolean =>
-  role === "admin" && isActive;

@@ -4,7 +4,7 @@ import { confirmPassword, wrongPassword } from "../auth/confirm";
 import { endSessions } from "../auth/sessions";
 import { lockAdmins } from "../database";
 import type { Plane } from "../plane";
-import { deleteUser, lockSelf, mustLeaveAdmin } from "./store";
+import { administers, deleteUser, lockSelf, mustLeaveAdmin } from "./store";
 
 /**
  * Deletes an account for good, with everything that is its own. What was written down about it
@@ -17,14 +17,14 @@ export async function deleteAccount(
   password: string,
   origin: Origin,
 ): Promise<void> {
-  const { alpine, now } = plane;
+  const { alpine, config, now } = plane;
   const confirmed = await confirmPassword(plane, userId, password, origin);
   const nowMs = now();
   await alpine.changes.write(async (tx, tell) => {
     await lockAdmins(tx);
     const user = await lockSelf(tx, userId);
     if (confirmed.passwordHash !== user.passwordHash) throw wrongPassword();
-    if (user.role === "admin") await mustLeaveAdmin(tx, userId);
+    if (administers(config, user)) await mustLeaveAdmin(tx, config, userId);
     // Before the rows are gone: what is void must be known for as long as tokens last.
     await endSessions(tx, tell, userId, nowMs);
     await deleteUser(tx, userId);

@@ -1,5 +1,6 @@
 import { and, desc, eq, gt, isNull, ne, sql } from "drizzle-orm";
 import { sessions, users } from "../../../db/alpine/schema";
+import type { Config } from "../../config";
 import { AppError } from "../../errors";
 import type { Queries, Transaction } from "../database";
 import { olderThan, type TimePlace } from "../page";
@@ -70,15 +71,32 @@ export async function deleteUser(tx: Transaction, id: string): Promise<void> {
   await tx.delete(users).where(eq(users.id, id));
 }
 
+/** Whether somebody can log in, and administer then. */
+export const administers = (
+  { requireVerifiedEmail }: Pick<Config, "requireVerifiedEmail">,
+  { role, isActive, isVerified }: Pick<UserRow, "role" | "isActive" | "isVerified">,
+): boolean => role === "admin" && isActive && (isVerified || !requireVerifiedEmail);
+
 /**
  * Called under the lock of administrators, before this one is one no more.
- * @throws AppError 409 when nobody else could administer.
+ * @throws AppError 409 when nobody else could log in and administer.
  */
-export async function mustLeaveAdmin(tx: Transaction, id: string): Promise<void> {
+export async function mustLeaveAdmin(
+  tx: Transaction,
+  { requireVerifiedEmail }: Pick<Config, "requireVerifiedEmail">,
+  id: string,
+): Promise<void> {
   const [other] = await tx
     .select({ id: users.id })
     .from(users)
-    .where(and(eq(users.role, "admin"), eq(users.isActive, true), ne(users.id, id)))
+    .where(
+      and(
+        eq(users.role, "admin"),
+        eq(users.isActive, true),
+        requireVerifiedEmail ? eq(users.isVerified, true) : undefined,
+        ne(users.id, id),
+      ),
+    )
     .limit(1);
   if (other) return;
   throw new AppError("conflict", "This is the last administrator: make another one first.");

@@ -501,3 +501,18 @@ describe("the log", () => {
     }
   });
 });
+
+test("who cannot log in is no administrator that is left", async () => {
+  await using strict = await openAccounts({
+    env: { REQUIRE_VERIFIED_EMAIL: "true", SMTP_URL: "smtp://127.0.0.1:1" },
+  });
+  const boss = await person(strict, { role: "admin", isVerified: true });
+  await person(strict, { role: "admin" });
+  const step = { role: "user" };
+  const path = `/api/admin/users/${boss.id}`;
+  expect((await strict.call("PATCH", path, step, boss.access)).status).toBe(409);
+  const body = { password: boss.password };
+  expect((await strict.call("DELETE", "/api/users/account", body, boss.access)).status).toBe(409);
+  await person(strict, { role: "admin", isVerified: true });
+  expect((await strict.call("PATCH", path, step, boss.access)).status).toBe(200);
+});
