@@ -92,11 +92,11 @@ test("each event is driven through its route, and written with all that it must 
   await drive("login_failed", [null, one], 401, login(email, { password: "a guess" }));
   let session = await drive<Tokens>("login", [one, one], 200, login(email));
   const { refresh_token: stolen } = session;
-  const refresh = (status: number, event: AuditEvent | null): Promise<Tokens> =>
-    drive(event, [null, one], status, ["POST", "/api/auth/refresh", { refresh_token: stolen }]);
-  await refresh(200, null);
+  const refresh = (event: AuditEvent, actor: Who, status: number): Promise<Tokens> =>
+    drive(event, [actor, one], status, ["POST", "/api/auth/refresh", { refresh_token: stolen }]);
+  await refresh("refreshed", one, 200);
   at.clock.ms += 60_000;
-  await refresh(401, "refresh_reused");
+  await refresh("refresh_reused", null, 401);
   const again = async (more = {}): Promise<string> => {
     session = await drive<Tokens>(null, [null, null], 200, login(email, more));
     return session.access_token;
@@ -129,7 +129,7 @@ test("each event is driven through its route, and written with all that it must 
     { password: "a guess" },
     access,
   ]);
-  const { secret } = await drive<{ secret: string }>(null, [null, null], 200, [
+  const { secret } = await drive<{ secret: string }>("totp_begun", [one, one], 200, [
     "POST",
     "/api/auth/totp/setup",
     { password: PASSWORD },
@@ -193,7 +193,15 @@ test("each event is driven through its route, and written with all that it must 
   const reset = { token: await mailed(email), new_password: PASSWORD };
   await drive("password_reset", [one, one], 204, ["POST", "/api/auth/password/reset", reset]);
 
-  // What administrators do.
+  // What administrators do, and nobody else.
+  const listUsers = ["GET", "/api/admin/users", undefined, await again()] as [
+    string,
+    string,
+    unknown,
+    string,
+  ];
+  await drive("admin_refused", [one, one], 403, listUsers);
+  for (let i = 0; i < 3; i += 1) await drive(null, [null, null], 403, listUsers);
   const fresh = await drive<Tokens>(null, [null, null], 200, login(named.email));
   const patch = (event: AuditEvent, given: unknown) =>
     drive(event, [admin, one], 200, [
@@ -227,6 +235,10 @@ test("each event is driven through its route, and written with all that it must 
   ]);
 
   const rows = await at.db().select().from(auditLog).orderBy(asc(auditLog.id));
+  // Those who try again and again are written down once a minute.
+  expect(rows.filter(({ event }) => event === "admin_refused")).toMatchObject([
+    { details: { method: "GET", route: "/api/admin/users" } },
+  ]);
   const written = Object.fromEntries(
     auditEvents.map((event) => {
       const row = rows.find(({ requestId }) => requestId === `the-request-of-${event}`);

@@ -10,6 +10,7 @@ import { accountOf, fresh, originOf, type Plane } from "../plane";
 import { userById } from "../users/store";
 import { changeUser } from "./change-user";
 import { endSessionsOf } from "./end-sessions";
+import { noteRefusals } from "./refusals";
 import {
   AdminUser,
   AdminUserList,
@@ -25,8 +26,9 @@ import { findUsers, missingUser } from "./store";
 export function adminRoutes(plane: Plane) {
   const { admission, alpine, config } = plane;
   const tags = ["admin"];
-  const read = [admission.holders("admin:read"), fresh(plane), strictQuery];
-  const write = [admission.holders("admin:write"), fresh(plane), strictQuery];
+  const noted = noteRefusals(plane);
+  const read = [noted, admission.holders("admin:read"), fresh(plane), strictQuery];
+  const write = [noted, admission.holders("admin:write"), fresh(plane), strictQuery];
   const app = new OpenAPIHono<AppEnv>({ defaultHook: (result) => refuse(result) });
 
   const list = createRoute({

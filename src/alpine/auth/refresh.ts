@@ -49,6 +49,8 @@ export async function refresh(plane: Plane, token: string, origin: Origin): Prom
         .update(sessions)
         .set({ lastUsedAt: new Date(nowMs), expiresAt })
         .where(eq(sessions.id, session.id));
+      const details = { session_id: session.id };
+      await audit(tx, nowMs, origin, { event: "refreshed", actorId: user.id, details });
     }
     await insertRefreshToken(tx, { id: session.id, expiresAt }, child, nowMs);
     return { session, user };

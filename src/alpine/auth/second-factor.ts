@@ -22,14 +22,16 @@ export async function setUpTotp(
   const { alpine, now } = plane;
   const user = await confirmPassword(plane, userId, password, origin);
   const { secret, url } = newSecret(user.email);
-  const begun = await alpine.changes.write((tx) =>
-    tx
+  const nowMs = now();
+  await alpine.changes.write(async (tx) => {
+    const begun = await tx
       .update(users)
-      .set({ totpSecret: alpine.seal.seal(secret, userId), updatedAt: new Date(now()) })
+      .set({ totpSecret: alpine.seal.seal(secret, userId), updatedAt: new Date(nowMs) })
       .where(and(eq(users.id, userId), isNull(users.totpEnabledAt)))
-      .returning({ id: users.id }),
-  );
-  if (begun.length === 0) throw isOn();
+      .returning({ id: users.id });
+    if (begun.length === 0) throw isOn();
+    await audit(tx, nowMs, origin, { event: "totp_begun", actorId: userId });
+  });
   return { secret, otpauth_url: url };
 }
 
