@@ -1,10 +1,18 @@
 import { lt, sql } from "drizzle-orm";
 import type { PgColumn, PgTable } from "drizzle-orm/pg-core";
-import { oneTimeTokens, refreshTokens, revocations, sessions } from "../../db/alpine/schema";
+import {
+  auditLog,
+  oneTimeTokens,
+  refreshTokens,
+  revocations,
+  sessions,
+} from "../../db/alpine/schema";
 import type { Database } from "./database";
 
 /** Sessions are shown to their user for so long after they have ended. */
 const sessionsKeptMs = 30 * 86_400_000;
+/** What happened is kept for a year and what it takes to notice, and no longer. */
+const auditKeptMs = 400 * 86_400_000;
 /** In one statement: more wait for the next round, so that nobody waits for them. */
 const rowsAtOnce = 5_000;
 
@@ -14,6 +22,7 @@ export async function forgetExpired(db: Database, nowMs: number): Promise<void> 
   await forget(db, revocations, revocations.expiresAt, nowMs);
   await forget(db, refreshTokens, refreshTokens.expiresAt, nowMs);
   await forget(db, sessions, sessions.expiresAt, nowMs - sessionsKeptMs);
+  await forget(db, auditLog, auditLog.at, nowMs - auditKeptMs);
 }
 
 async function forget(

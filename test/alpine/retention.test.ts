@@ -1,6 +1,12 @@
 import { expect, test } from "bun:test";
 import { eq } from "drizzle-orm";
-import { oneTimeTokens, refreshTokens, revocations, sessions } from "../../db/alpine/schema.ts";
+import {
+  auditLog,
+  oneTimeTokens,
+  refreshTokens,
+  revocations,
+  sessions,
+} from "../../db/alpine/schema.ts";
 import { forgetExpired } from "../../src/alpine/retention.ts";
 import { openAccounts } from "../harness/accounts.ts";
 
@@ -36,4 +42,27 @@ test("what has expired is deleted, what has not is kept", async () => {
   const rows = await at.db().select().from(sessions).where(eq(sessions.userId, kept.id));
   expect(rows).toHaveLength(1);
   expect(await at.db().select().from(sessions)).toHaveLength(1);
+});
+
+test("what happened is forgotten after 400 days, some of it at a time", async () => {
+  await using at = await openAccounts({ backend: "postgres" });
+  const event = (days: number) => ({
+    at: new Date(at.clock.ms - days * day),
+    event: "login",
+    details: { days },
+  });
+  await at
+    .db()
+    .insert(auditLog)
+    .values(Array.from({ length: 5_001 }, () => event(401)));
+  await at
+    .db()
+    .insert(auditLog)
+    .values([event(399), event(0)]);
+  const left = async () =>
+    (await at.db().select().from(auditLog)).map(({ details }) => details["days"]);
+  await forgetExpired(at.db(), at.clock.ms);
+  expect((await left()).toSorted()).toEqual([0, 399, 401]);
+  await forgetExpired(at.db(), at.clock.ms);
+  expect((await left()).toSorted()).toEqual([0, 399]);
 });

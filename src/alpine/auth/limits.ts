@@ -1,4 +1,5 @@
 import { AppError } from "../../errors";
+import type { Account } from "../../http/guard";
 import { addressKey } from "../../http/policy";
 import { ExactWindow, type Taken, type WindowOptions } from "../../http/window";
 import { audit, type Origin } from "../audit";
@@ -100,6 +101,10 @@ export async function lookAt<T>(attempts: readonly Taken[], look: () => Promise<
     throw error;
   }
 }
+
+/** Counts a write of a user, each of which grows the log of events. @throws AppError 429. */
+export const limitWrites = (plane: Plane, { userId }: Account, origin: Origin): Promise<Taken> =>
+  limitTo(plane, "writesAccount", userId, origin);
 
 /** Accounts by a hash of what was typed: whatever its length, and no addresses in Redis. */
 function shortKey(name: AuthLimit, key: string): string {

@@ -1,6 +1,7 @@
 import { AppError } from "../../errors";
 import type { Account } from "../../http/guard";
 import { audit, type Origin } from "../audit";
+import { limitWrites } from "../auth/limits";
 import { mayHold } from "../credentials";
 import type { Plane } from "../plane";
 import { lockSelf } from "../users/store";
@@ -10,14 +11,17 @@ import { insertKey, liveMax, makeRoom } from "./store";
 
 /**
  * Makes a key. Its secret is in the answer and nowhere else.
- * @throws AppError 403 for a scope that the role may not give, 409 for one too many, 422.
+ * @throws AppError 403 for a scope that the role may not give, 409 for one too many, 422, 429.
  */
 export async function createKey(
-  { alpine, now }: Plane,
-  { userId }: Account,
+  plane: Plane,
+  account: Account,
   { name, scopes, expires_at: until }: NewKey,
   origin: Origin,
 ): Promise<MadeKey> {
+  const { alpine, now } = plane;
+  const { userId } = account;
+  await limitWrites(plane, account, origin);
   const nowMs = now();
   const expiresAt = typeof until === "string" ? new Date(until) : null;
   if (expiresAt && expiresAt.getTime() <= nowMs) {

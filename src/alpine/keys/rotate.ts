@@ -1,6 +1,7 @@
 import { AppError } from "../../errors";
 import type { Account } from "../../http/guard";
 import { audit, type Origin } from "../audit";
+import { limitWrites } from "../auth/limits";
 import type { Plane } from "../plane";
 import { lockSelf } from "../users/store";
 import { makeKey } from "./format";
@@ -10,15 +11,18 @@ import { insertKey, liveMax, lockKey, makeRoom, updateKey } from "./store";
 /**
  * Makes a key that takes another one's place: its name, scopes and expiry. The old one is good
  * for the overlap, so that bots can be given the new one meanwhile.
- * @throws AppError 404, 409 for a key that was rotated before or is good no more.
+ * @throws AppError 404, 409 for a key that was rotated before or is good no more, 429.
  */
 export async function rotateKey(
-  { alpine, now }: Plane,
-  { userId }: Account,
+  plane: Plane,
+  account: Account,
   id: string,
   overlapSeconds: number,
   origin: Origin,
 ): Promise<MadeKey> {
+  const { alpine, now } = plane;
+  const { userId } = account;
+  await limitWrites(plane, account, origin);
   const nowMs = now();
   const secret = makeKey();
   const row = await alpine.changes.write(async (tx, tell) => {

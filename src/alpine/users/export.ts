@@ -1,6 +1,8 @@
 import { z } from "@hono/zod-openapi";
 import { AppError } from "../../errors";
+import type { Account } from "../../http/guard";
 import { audit, auditEntries, AuditRecord, type Origin, recordOf } from "../audit";
+import { limitWrites } from "../auth/limits";
 import { Key, keyOf } from "../keys/schema";
 import { keysOf } from "../keys/store";
 import { timePlaceOf } from "../page";
@@ -27,13 +29,16 @@ export type AccountExport = z.infer<typeof AccountExport>;
 /**
  * Everything that is kept about a user, but for what would let somebody else in, as JSON
  * (`AccountExport`). It is read while it is sent, some rows at a time, however much there is.
- * @throws AppError 404, 503.
+ * @throws AppError 404, 429, 503.
  */
 export async function exportAccount(
-  { alpine, now }: Plane,
-  userId: string,
+  plane: Plane,
+  account: Account,
   origin: Origin,
 ): Promise<ReadableStream<Uint8Array>> {
+  const { alpine, now } = plane;
+  const { userId } = account;
+  await limitWrites(plane, account, origin);
   const user = await userById(alpine.db(), userId);
   if (!user) throw new AppError("not_found", "There is no such account.");
   const nowMs = now();

@@ -2,6 +2,7 @@ import { AppError } from "../../errors";
 import type { Account } from "../../http/guard";
 import { audit, type Origin } from "../audit";
 import { confirmPassword, wrongPassword } from "../auth/confirm";
+import { limitWrites } from "../auth/limits";
 import { voidTokens } from "../auth/one-time";
 import { sendMove, sendVerification } from "../auth/verify";
 import { isTaken } from "../database";
@@ -17,11 +18,13 @@ import { lockSelf, updateUser, userById } from "./store";
  */
 export async function changeProfile(
   plane: Plane,
-  { userId }: Account,
+  account: Account,
   { email, full_name: fullName, password }: ProfileChange,
   origin: Origin,
 ): Promise<User> {
   const { alpine, config, now } = plane;
+  const { userId } = account;
+  await limitWrites(plane, account, origin);
   const before = await userById(alpine.db(), userId);
   const moves = email !== undefined && email !== before?.email;
   if (moves && password === undefined) {

@@ -44,7 +44,7 @@ export function userRoutes(plane: Plane) {
     tags,
     summary: "Change your name or e-mail address",
     description:
-      "What is left out stays. Another address needs the password and must be verified anew.",
+      "What is left out stays. Another address needs the password and must be verified; where that is required, the account keeps the old one until then.",
     middleware: write,
     request: { query: NoQuery, body: jsonBody(ProfileChange) },
     responses: {
@@ -87,7 +87,7 @@ export function userRoutes(plane: Plane) {
     },
   });
   app.openapi(exported, async (c) => {
-    const body = await exportAccount(plane, accountOf(c).userId, originOf(plane, c));
+    const body = await exportAccount(plane, accountOf(c), originOf(plane, c));
     c.env.streamed = true;
     return c.body(body, 200, {
       "Content-Type": "application/json",

@@ -563,3 +563,28 @@ describe("sessions", () => {
     expect((await eventsOf(member)).length).toBe(0);
   });
 });
+
+test("what is written down of one account is bounded, and ending a key is not", async () => {
+  const member = await person(at);
+  const { id } = await at.must<{ id: string }>(
+    201,
+    "POST",
+    "/api/keys",
+    { name: "a key", scopes: ["signals:read"] },
+    member.access,
+  );
+  for (let i = 0; i < 59; i += 1) {
+    expect((await put(member, { full_name: `Name ${i}` })).status).toBe(200);
+  }
+  const refused = [
+    await put(member, { full_name: "One More" }),
+    await at.call("GET", EXPORT, undefined, member.access),
+    await at.call("POST", `/api/keys/${id}/rotate`, {}, member.access),
+    await at.call("POST", "/api/keys", { name: "b", scopes: ["signals:read"] }, member.access),
+  ];
+  expect(refused.map(({ status }) => status)).toEqual([429, 429, 429, 429]);
+  expect((await at.call("DELETE", `/api/keys/${id}`, undefined, member.access)).status).toBe(204);
+  expect((await put(await person(at), { full_name: "Somebody Else" })).status).toBe(200);
+  at.clock.ms += 3_600_001;
+  expect((await at.call("GET", EXPORT, undefined, member.access)).status).not.toBe(429);
+});
