@@ -9,6 +9,8 @@ import { docsRoutes } from "./http/docs";
 import { createEdge } from "./http/edge";
 import { preflight } from "./http/policy";
 import type { AppEnv, Exchange } from "./http/exchange";
+import { securityOf, securitySchemes } from "./http/openapi";
+import { scopeOf } from "./http/rights";
 import { problem } from "./http/respond";
 import type { Logger } from "./platform/log";
 import { operationRoutes } from "./http/health";
@@ -28,7 +30,6 @@ const description: Parameters<OpenAPIHono["getOpenAPI31Document"]>[0] = {
       "A self-hosted trading-signal server. Nothing here is financial advice: signals are what their producers wrote.",
   },
   servers: [{ url: "/" }],
-  security: [{}, { bearer: [] }],
 };
 
 const methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
@@ -65,14 +66,9 @@ export function createApp(deps: Deps) {
   app.route("/", docsRoutes());
   app.route("/", startRoutes(alpine !== null));
 
-  app.openAPIRegistry.registerComponent("securitySchemes", "bearer", {
-    type: "http",
-    scheme: "bearer",
-    description: "A static token of the operator.",
-  });
   let document: string | undefined;
   app.get("/openapi.json", (c) => {
-    document ??= JSON.stringify(app.getOpenAPI31Document(description));
+    document ??= JSON.stringify(described(app, config.access === "open", alpine !== null));
     return c.body(document, 200, { "Content-Type": "application/json" });
   });
   const handlersOf = (method: string, path: string) => app.router.match(method, path)[0];
@@ -126,6 +122,23 @@ export function createApp(deps: Deps) {
     poll: { path: latestPath, fetch: edge(poll) },
     routes: app.routes,
   };
+}
+
+/** The document of all routes, each with what its own handlers ask for. */
+function described(app: OpenAPIHono<AppEnv>, open: boolean, accounts: boolean) {
+  for (const [name, scheme] of Object.entries(securitySchemes)) {
+    if (!accounts && name !== "operator") continue;
+    app.openAPIRegistry.registerComponent("securitySchemes", name, scheme);
+  }
+  const document = app.getOpenAPI31Document(description);
+  for (const { method, path, handler } of app.routes) {
+    const scope = scopeOf(handler);
+    if (scope === undefined) continue;
+    const item = document.paths?.[path.replaceAll(/:(\w+)/g, "{$1}")];
+    const operation = item?.[method.toLowerCase() as "get"];
+    if (operation) operation.security = securityOf(scope, { open, accounts });
+  }
+  return document;
 }
 
 /** A request of HTTP/1.0 may come without a host, and then its URL is a path alone. */

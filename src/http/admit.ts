@@ -6,6 +6,7 @@ import type { AppEnv, Exchange } from "./exchange";
 import type { Guard, Principal, Scope } from "./guard";
 import { limitExceeded, type SlidingWindow, type Verdict } from "./limit";
 import { addressKey, clientAddress } from "./policy";
+import { asking } from "./rights";
 
 /** Lets requests in: who they are, then whether they may come so often. */
 export class Admission {
@@ -36,12 +37,18 @@ export class Admission {
 
   /** The same as `reader`, as middleware, for the routes that are not the poll. */
   readers(): MiddlewareHandler<AppEnv> {
-    return this.#limited((c) => this.#readerKey(c.req.raw, c.env));
+    return asking(
+      "signals:read",
+      this.#limited((c) => this.#readerKey(c.req.raw, c.env)),
+    );
   }
 
   /** Limited like readers: those who hold the scope, who are then `c.env.principal`. */
   holders(scope: Scope): MiddlewareHandler<AppEnv> {
-    return this.#limited(async (c) => (await this.holder(c.req.raw, c.env, scope)).id);
+    return asking(
+      scope,
+      this.#limited(async (c) => (await this.holder(c.req.raw, c.env, scope)).id),
+    );
   }
 
   /** Limited like readers, by address: those whom nobody knows yet. */

@@ -1,5 +1,6 @@
 import { z } from "@hono/zod-openapi";
 import { AppError, type ErrorCode } from "../errors";
+import type { Scope } from "./guard";
 
 /** RFC 9457, with our code and the fields at fault. */
 export const Problem = z
@@ -62,3 +63,32 @@ export const jsonBody = <T extends z.ZodType>(schema: T) => ({
   required: true,
   content: { "application/json": { schema } },
 });
+
+const bearer = (description: string, bearerFormat?: string) =>
+  ({ type: "http", scheme: "bearer", ...(bearerFormat && { bearerFormat }), description }) as const;
+
+/** What a Bearer token may be. Without accounts there is the operator's alone. */
+export const securitySchemes = {
+  session: bearer("The access token of a session, from POST /api/auth/login: 15 minutes.", "JWT"),
+  key: bearer("An API key of an account, from POST /api/keys.", "argo_live_…"),
+  operator: bearer("A static token of the operator: ARGO_READ_TOKEN or ARGO_WRITE_TOKEN."),
+};
+
+/** Who holds a scope, by what they send; what stands in the list is their role or scope. */
+const holders: Record<Scope, Partial<Record<keyof typeof securitySchemes, string[]>>> = {
+  "signals:read": { session: [], key: ["signals:read"], operator: ["ARGO_READ_TOKEN"] },
+  "signals:write": { key: ["signals:write"], operator: ["ARGO_WRITE_TOKEN"] },
+  account: { session: [] },
+  "admin:read": { session: ["admin"], key: ["admin:read"] },
+  "admin:write": { session: ["admin"] },
+};
+
+/** The security of a route that asks for this scope. */
+export function securityOf(
+  scope: Scope,
+  { open, accounts }: { open: boolean; accounts: boolean },
+): Record<string, string[]>[] {
+  const ways = Object.entries(holders[scope]).filter(([name]) => accounts || name === "operator");
+  const guests = scope === "signals:read" && open ? [{}] : [];
+  return [...guests, ...ways.map(([name, needed]) => ({ [name]: needed }))];
+}

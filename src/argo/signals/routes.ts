@@ -1,9 +1,11 @@
 import { createRoute, OpenAPIHono, z } from "@hono/zod-openapi";
+import type { Context, Next } from "hono";
 import { zValidator } from "@hono/zod-validator";
 import type { Config } from "../../config";
 import { AppError } from "../../errors";
 import type { Admission } from "../../http/admit";
 import type { AppEnv } from "../../http/exchange";
+import { asking } from "../../http/rights";
 import { NoQuery } from "../../http/fields";
 import { limitedBody, mustBeJson } from "../../http/json";
 import { limitedProblems, problems } from "../../http/openapi";
@@ -68,7 +70,10 @@ export function signalRoutes({ config, argo, admission, metrics, poll }: Deps) {
   });
   app.openAPIRegistry.registerPath(latest);
 
-  app.get(latestPath, (c) => poll(c.req.raw, c.env));
+  app.get(
+    latestPath,
+    asking("signals:read", (c: Context<AppEnv>) => poll(c.req.raw, c.env)),
+  );
 
   const list = createRoute({
     method: "get",
@@ -181,7 +186,6 @@ export function signalRoutes({ config, argo, admission, metrics, poll }: Deps) {
     description:
       "All or nothing; answered after the commit is durable. The same content again is the same row. " +
       "A post without a timestamp is deduped by Idempotency-Key alone, for 24 hours.",
-    security: [{ bearer: [] }],
     request: {
       query: NoQuery,
       headers: z.object({ "Idempotency-Key": z.string().min(1).max(255).optional() }),
@@ -208,10 +212,10 @@ export function signalRoutes({ config, argo, admission, metrics, poll }: Deps) {
   // thousand rows would otherwise hold up every poll behind them.
   app.post(
     "/api/signals",
-    async function writers(c, next) {
+    asking("signals:write", async function writers(c: Context<AppEnv>, next: Next) {
       await admission.holder(c.req.raw, c.env, "signals:write");
       await next();
-    },
+    }),
     strictQuery,
     zValidator("query", NoQuery, (result) => refuse(result)),
     limitedBody(bodyBytesMax),
