@@ -40,6 +40,12 @@ export async function login(
     await audit(alpine.db(), now(), origin, { event: "login_failed", subjectId: user?.id ?? null });
     throw refused();
   }
+  if (user.totpEnabledAt && totp === undefined) {
+    // Half a login, and no guess: counted by itself, so that nobody who knows the password and asks
+    // for the code next is locked out by doing so.
+    await Promise.all(attempts.map((attempt) => attempt.giveBack()));
+    await limitTo(plane, "loginBegun", user.id, origin);
+  }
   if (user.totpEnabledAt) await checkSecondFactor(plane, user, totp, origin);
   const nowMs = now();
   const opened = await alpine.changes.write(async (tx, tell) => {

@@ -408,3 +408,20 @@ describe("at rest", () => {
     expect(await loginStatus(one, two.code())).toBe(503);
   });
 });
+
+test("the right password without the code is half a login, and locks nobody out", async () => {
+  const member = await holder();
+  await alpine().windows.loginAddress.forgive("127.0.0.1");
+  for (let i = 0; i < 12; i += 1) {
+    at.clock.ms += 2 * stepMs;
+    expect([await loginStatus(member), await loginStatus(member, member.code())]).toEqual([
+      401, 200,
+    ]);
+  }
+  // Yet it is bounded, by a window of its own.
+  const answers = [];
+  for (let i = 0; i < 60; i += 1) answers.push(await loginStatus(member));
+  expect(answers).toContain(429);
+  at.clock.ms += 2 * stepMs;
+  expect(await loginStatus(member, member.code())).toBe(200);
+}, 30_000);
