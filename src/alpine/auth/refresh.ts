@@ -10,6 +10,7 @@ import { hashOf } from "./tokens";
 
 /** A client that lost the answer, or asked twice at once, may come again for so long. */
 export const graceMs = 10_000;
+const notedEveryMs = 60_000;
 
 /**
  * Trades a refresh token for the next one. Used again after the grace it was stolen, from this
@@ -49,8 +50,11 @@ export async function refresh(plane: Plane, token: string, origin: Origin): Prom
         .update(sessions)
         .set({ lastUsedAt: new Date(nowMs), expiresAt })
         .where(eq(sessions.id, session.id));
-      const details = { session_id: session.id };
-      await audit(tx, nowMs, origin, { event: "refreshed", actorId: user.id, details });
+      // At most once a minute of each session: a client may renew one as often as it likes.
+      if (Math.abs(nowMs - session.lastUsedAt.getTime()) >= notedEveryMs) {
+        const details = { session_id: session.id };
+        await audit(tx, nowMs, origin, { event: "refreshed", actorId: user.id, details });
+      }
     }
     await insertRefreshToken(tx, { id: session.id, expiresAt }, child, nowMs);
     return { session, user };
