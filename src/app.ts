@@ -14,6 +14,7 @@ import { scopeOf } from "./http/rights";
 import { problem } from "./http/respond";
 import type { Logger } from "./platform/log";
 import { operationRoutes } from "./http/health";
+import { KnownPaths } from "./http/router";
 import { startRoutes } from "./http/start";
 import { version } from "./version";
 
@@ -39,7 +40,10 @@ export function createApp(deps: Deps) {
   const { config, log, metrics, argo, alpine, redis, admission, now, state } = deps;
   const draining = () => state.draining;
   const tellRefusal = createRefusalLog(log, deps.now);
-  const app = new OpenAPIHono<AppEnv>({ getPath: pathOf });
+  const app = new OpenAPIHono<AppEnv>({
+    getPath: (request, options) => (options?.env as Exchange | undefined)?.path ?? pathOf(request),
+    router: new KnownPaths(),
+  });
 
   const { answers } = argo;
   const poll = createPoll({ config, answers, admission, metrics, draining, refuse });
@@ -91,10 +95,10 @@ export function createApp(deps: Deps) {
     limitOptions: admission.limiter.options,
     draining,
     refuse,
-    routeOf: (request) => {
-      if (isPoll(request.url)) return latestPath;
+    routeOf: ({ request, path }) => {
+      if (path === undefined) return latestPath;
       const method = request.method === "HEAD" ? "GET" : request.method;
-      return handlersOf(method, pathOf(request)).at(-1)?.[0][1].path ?? "none";
+      return handlersOf(method, path).at(-1)?.[0][1].path ?? "none";
     },
   });
 
@@ -112,8 +116,9 @@ export function createApp(deps: Deps) {
     /** Answers any request. */
     fetch: edge((request, exchange) => {
       const { method } = request;
+      const path = (exchange.path = pathOf(request));
       if (method === "OPTIONS" && request.headers.has("origin")) return preflight(config, request);
-      if (readMethods.has(method) && isPoll(request.url)) return poll(request, exchange);
+      if (readMethods.has(method) && path === latestPath) return poll(request, exchange);
       // Hono would take the body of a HEAD away, and with it the length that Bun tells.
       const routed = method === "HEAD" ? new Request(request, { method: "GET" }) : request;
       return app.fetch(routed, exchange);
@@ -145,13 +150,6 @@ function described(app: OpenAPIHono<AppEnv>, open: boolean, accounts: boolean) {
 function pathOf(request: Request): string {
   const { url } = request;
   return getPath(url.startsWith("/") ? ({ url: `http://host${url}` } as Request) : request);
-}
-
-/** True for exactly the path of the poll, whatever its query. */
-function isPoll(url: string): boolean {
-  const start = url.indexOf("/", "https://".length);
-  const end = start + latestPath.length;
-  return url.startsWith(latestPath, start) && (url.length === end || url[end] === "?");
 }
 
 /** Logs each reason of a refusal at most once a second: they come by the thousand. */

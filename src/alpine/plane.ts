@@ -39,7 +39,7 @@ export function accountOf(c: Context<AppEnv>): Account {
 
 /** Refuses while accounts are starting, or while nobody knows who was shut out elsewhere. */
 export const fresh = ({ alpine }: Pick<Plane, "alpine">): MiddlewareHandler<AppEnv> =>
-  async function fresh(_c, next) {
+  function fresh(_c, next) {
     alpine.mustBeFresh();
-    await next();
+    return next();
   };

@@ -27,9 +27,16 @@ export class Admission {
   }
 
   /** Admits who holds the scope, unlimited: ingest is bounded by its queue. @throws 401 or 403. */
-  async holder(request: Request, exchange: Exchange, scope: Scope): Promise<Principal> {
+  holder(request: Request, exchange: Exchange, scope: Scope): Principal | Promise<Principal> {
     try {
-      return (exchange.principal = await this.guard.holder(request.headers, scope));
+      const principal = this.guard.holder(request.headers, scope);
+      if (!(principal instanceof Promise)) return (exchange.principal = principal);
+      return principal.then(
+        (found) => (exchange.principal = found),
+        (error: unknown) => {
+          throw this.#refused(error, request, exchange);
+        },
+      );
     } catch (error) {
       throw this.#refused(error, request, exchange);
     }
@@ -45,10 +52,11 @@ export class Admission {
 
   /** Limited like readers: those who hold the scope, who are then `c.env.principal`. */
   holders(scope: Scope): MiddlewareHandler<AppEnv> {
-    return asking(
-      scope,
-      this.#limited(async (c) => (await this.holder(c.req.raw, c.env, scope)).id),
-    );
+    const limited = this.#limited((c) => {
+      const principal = this.holder(c.req.raw, c.env, scope);
+      return principal instanceof Promise ? principal.then(idOf) : principal.id;
+    });
+    return asking(scope, limited);
   }
 
   /** Limited like readers, by address: those whom nobody knows yet. */
@@ -80,10 +88,10 @@ export class Admission {
         throw limitExceeded(options, note(c));
       },
     });
-    return async function limited(c, next) {
-      return limit(c, async () => {
+    return function limited(c, next) {
+      return limit(c, () => {
         note(c);
-        await next();
+        return next();
       });
     };
   }
@@ -127,3 +135,5 @@ export class Admission {
     return `address:${addressKey(clientAddress(this.config, request, exchange))}`;
   }
 }
+
+const idOf = ({ id }: Principal): string => id;

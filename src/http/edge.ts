@@ -4,10 +4,12 @@ import type { Server } from "bun";
 import type { Config } from "../config";
 import type { Logger } from "../platform/log";
 import type { Metrics } from "../platform/metrics";
+import type { Count, Distribution } from "../platform/series";
 import { createForwardedWarning } from "./forwarded";
-import type { Exchange } from "./exchange";
+import type { Exchange, JsonAnswer } from "./exchange";
 import { limitPolicyHeaders, type LimitOptions, setLimitHeaders } from "./limit";
 import { acceptsGzip, allowOrigin, secureHeaders } from "./policy";
+import { StampedHeaders } from "./stamp";
 
 export type Fetch = (
   request: Request,
@@ -20,7 +22,7 @@ type EdgeDeps = {
   /** Makes the answer of what was thrown. */
   refuse: (error: unknown, request: Request, exchange: Exchange) => Response;
   /** The pattern of the route that answers, for metrics and logs. */
-  routeOf: (request: Request) => string;
+  routeOf: (exchange: Exchange) => string;
   config: Config;
   log: Logger;
   metrics: Metrics;
@@ -30,6 +32,11 @@ type EdgeDeps = {
 };
 
 const gzipBytesMin = 1_024;
+/** Of all secure headers this is the one that a page may need otherwise. */
+const { "Content-Security-Policy": csp = "", ...others } = secureHeaders;
+const always = Object.entries(others);
+const vary = "Accept-Encoding, Origin";
+const unlessGiven = Object.entries({ "Content-Security-Policy": csp, "Cache-Control": "no-store" });
 const compress = promisify(gzip);
 const prefix = crypto.randomUUID().slice(0, 8);
 let requests = 0;
@@ -42,7 +49,18 @@ let requests = 0;
  */
 export function createEdge(deps: EdgeDeps): (handler: Handler) => Fetch {
   const { config, log, metrics, refuse } = deps;
-  const policy = limitPolicyHeaders(deps.limitOptions);
+  const policy = Object.entries(limitPolicyHeaders(deps.limitOptions));
+  const json = new Headers([
+    ...always,
+    ...unlessGiven,
+    ...policy,
+    ["Content-Type", "application/json"],
+    ["Vary", vary],
+  ]);
+  const hits = new StampedHeaders(json, { "X-Cache": "hit" });
+  const misses = new StampedHeaders(json, { "X-Cache": "miss" });
+  /** The series of a route, which cost more to look up by their labels than to count in. */
+  const known = new Map<string, { requests: Count; duration: Distribution }>();
 
   const lookForProxy = createForwardedWarning(config, log);
 
@@ -58,6 +76,9 @@ export function createEdge(deps: EdgeDeps): (handler: Handler) => Fetch {
         streamed: false,
         principal: undefined,
         verdict: undefined,
+        path: undefined,
+        headed: undefined,
+        cached,
       };
       const answer = handled(handler, request, exchange);
       return exchange.dressed ? answer : dress(answer, exchange);
@@ -72,66 +93,82 @@ export function createEdge(deps: EdgeDeps): (handler: Handler) => Fetch {
     }
   }
 
-  /** What is thrown and is no Error passes Hono's own handler by. */
-  async function settled(
-    answer: Response | Promise<Response>,
-    request: Request,
-    exchange: Exchange,
-  ): Promise<Response> {
-    try {
-      return await answer;
-    } catch (error) {
-      return refuse(error, request, exchange);
-    }
-  }
-
   async function dress(
     answer: Response | Promise<Response>,
     exchange: Exchange,
   ): Promise<Response> {
     const { request } = exchange;
-    let response = await settled(answer, request, exchange);
+    let response: Response;
+    try {
+      response = await answer;
+    } catch (error) {
+      // What is thrown and is no Error passes Hono's own handler by.
+      response = refuse(error, request, exchange);
+    }
     // Told late by a handler that Hono called behind a promise.
     if (exchange.dressed && answer instanceof Promise) return response;
     lookForProxy(request.headers);
-    const route = deps.routeOf(request);
+    const headed = exchange.headed === response;
+    const route = deps.routeOf(exchange);
     if (config.compression && acceptsGzip(request.headers.get("accept-encoding"))) {
       response = await compressed(response, exchange);
     }
-    const { headers } = response;
-    for (const [name, value] of Object.entries(secureHeaders)) {
-      if (!headers.has(name)) headers.set(name, value);
-    }
-    if (!headers.has("Cache-Control")) headers.set("Cache-Control", "no-store");
-    headers.append("Vary", "Accept-Encoding, Origin");
-    headers.set("X-Request-Id", exchange.requestId);
-    allowOrigin(config, request.headers.get("origin"), headers);
-    if (exchange.verdict) {
-      for (const [name, value] of Object.entries(policy)) headers.set(name, value);
-      setLimitHeaders(headers, exchange.verdict);
-    }
-    if (deps.draining()) headers.set("Connection", "close");
+    if (!headed) head(response.headers, exchange);
+    const origin = request.headers.get("origin");
+    if (origin !== null) allowOrigin(config, origin, response.headers);
+    if (deps.draining()) response.headers.set("Connection", "close");
     const { method } = request;
     const { status } = response;
     const durationMs = performance.now() - exchange.startedAt;
-    const labels = { method: knownMethod(method), route };
-    metrics.requests.of({ ...labels, status }).value += 1;
-    metrics.requestDuration.of(labels).observe(durationMs / 1000);
+    const series = seriesOf(knownMethod(method), route, status);
+    series.requests.value += 1;
+    series.duration.observe(durationMs / 1000);
     // What may come by the thousand is counted by the metrics; refusals for want of the file are
     // told once a second by whoever refuses.
-    const quiet = status < 400 || status === 429 || status === 503;
-    log[quiet ? "debug" : "info"](
-      {
+    const level = status < 400 || status === 429 || status === 503 ? "debug" : "info";
+    if (log.isLevelEnabled(level)) {
+      const told = {
         request_id: exchange.requestId,
         method,
         route,
         status,
         duration_ms: Math.round(durationMs * 100) / 100,
         principal: exchange.principal?.id,
-      },
-      "request",
-    );
+      };
+      log[level](told, "request");
+    }
     return response;
+  }
+
+  function head(headers: Headers, { requestId, verdict }: Exchange): void {
+    for (const [name, value] of always) headers.set(name, value);
+    for (const [name, value] of unlessGiven) if (!headers.has(name)) headers.set(name, value);
+    headers.append("Vary", vary);
+    headers.set("X-Request-Id", requestId);
+    if (!verdict) return;
+    for (const [name, value] of policy) headers.set(name, value);
+    setLimitHeaders(headers, verdict);
+  }
+
+  function cached<T>(value: T, hit: boolean, exchange: Exchange): JsonAnswer<T> {
+    const headers = (hit ? hits : misses).stamp(exchange);
+    const response = new Response(JSON.stringify(value), { headers });
+    exchange.headed = response;
+    return response as JsonAnswer<T>;
+  }
+
+  function seriesOf(method: string, route: string, status: number) {
+    const key = `${method} ${status} ${route}`;
+    let series = known.get(key);
+    if (!series) {
+      const labels = { method, route };
+      series = {
+        requests: metrics.requests.of({ ...labels, status }),
+        duration: metrics.requestDuration.of(labels),
+      };
+      known.set(key, series);
+    }
+    return series;
   }
 }
 

@@ -73,10 +73,11 @@ export function readQuery(search: string): Record<string, string> {
 }
 
 /** Refuses a query that Hono's own reading would let pass. */
-export const strictQuery: MiddlewareHandler<AppEnv> = async function strictQuery(c, next) {
-  const at = c.req.url.indexOf("?");
-  if (at >= 0) readQuery(c.req.url.slice(at));
-  await next();
+export const strictQuery: MiddlewareHandler<AppEnv> = function strictQuery(c, next) {
+  const { url } = c.req;
+  const at = url.indexOf("?");
+  if (at >= 0) readQuery(url.slice(at));
+  return next();
 };
 
 function unescape(text: string): string | null {

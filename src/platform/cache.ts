@@ -38,11 +38,6 @@ export type NamespaceOptions<T> = {
 
 export type Found<T> = { value: T; hit: boolean };
 
-/** For `X-Cache`, on routes whose answer comes from a namespace. */
-export function setCacheHeader(headers: Headers, hit: boolean): void {
-  headers.set("X-Cache", hit ? "hit" : "miss");
-}
-
 /**
  * Values that are dear to make, in process and behind that in Redis. Every value hangs on marks:
  * that of its key and those of its tags. To invalidate is to set a mark to the next tick of a

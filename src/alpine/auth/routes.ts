@@ -3,7 +3,6 @@ import type { AppEnv } from "../../http/exchange";
 import { strictJson } from "../../http/json";
 import { json, jsonBody, problems } from "../../http/openapi";
 import { refuse, strictQuery } from "../../http/validate";
-import { setCacheHeader } from "../../platform/cache";
 import { accountOf, fresh, originOf, type Plane } from "../plane";
 import { lookUpUser } from "../users/lookup";
 import { User } from "../users/schema";
@@ -96,8 +95,7 @@ export function authRoutes(plane: Plane) {
   });
   app.openapi(me, async (c) => {
     const { value, hit } = await lookUpUser(plane, accountOf(c).userId);
-    setCacheHeader(c.res.headers, hit);
-    return c.json(value, 200);
+    return c.env.cached(value, hit, c.env);
   });
 
   return app;

@@ -4,7 +4,6 @@ import { NoQuery, UuidParam } from "../../http/fields";
 import { strictJson } from "../../http/json";
 import { json, jsonBody, problems } from "../../http/openapi";
 import { refuse, strictQuery } from "../../http/validate";
-import { setCacheHeader } from "../../platform/cache";
 import { readPage, timePlaceOf } from "../page";
 import { accountOf, fresh, originOf, type Plane } from "../plane";
 import { deleteAccount } from "./delete";
@@ -34,8 +33,7 @@ export function userRoutes(plane: Plane) {
   });
   app.openapi(profile, async (c) => {
     const { value, hit } = await lookUpUser(plane, accountOf(c).userId);
-    setCacheHeader(c.res.headers, hit);
-    return c.json(value, 200);
+    return c.env.cached(value, hit, c.env);
   });
 
   const change = createRoute({

@@ -1,5 +1,4 @@
-import type { Exchange } from "../../http/exchange";
-import { setRemaining, setReset } from "../../http/limit";
+import { StampedHeaders } from "../../http/stamp";
 
 /** Headers that are the same for every answer, kept as objects that can be copied fast. */
 export class AnswerHeaders {
@@ -18,33 +17,6 @@ export class AnswerHeaders {
     };
     this.full = new Headers({ "Content-Type": "application/json", ...own, ...cached });
     this.unmodified = new Headers(cached);
-  }
-}
-
-/** The headers of one answer, with what differs from request to request. */
-export class StampedHeaders {
-  readonly headers: Headers;
-  #resetAtSeconds = -1;
-
-  constructor(shared: Headers, own: Record<string, string>) {
-    this.headers = new Headers(shared);
-    for (const name in own) this.headers.set(name, own[name] as string);
-  }
-
-  /**
-   * The same object at each call, with this request's id and quota: to be copied into a Response
-   * before the next request is stamped.
-   */
-  stamp({ requestId, verdict }: Pick<Exchange, "requestId" | "verdict">): Headers {
-    const { headers } = this;
-    headers.set("X-Request-Id", requestId);
-    if (!verdict) return headers;
-    setRemaining(headers, verdict);
-    if (this.#resetAtSeconds !== verdict.resetAtSeconds) {
-      this.#resetAtSeconds = verdict.resetAtSeconds;
-      setReset(headers, verdict);
-    }
-    return headers;
   }
 }
 
