@@ -46,7 +46,7 @@ const origins = list.pipe(
 );
 
 /** Secrets, each of which may also come as NAME_FILE. */
-const secretNames = [
+export const secretNames = [
   "ARGO_WRITE_TOKEN",
   "ARGO_READ_TOKEN",
   "METRICS_TOKEN",

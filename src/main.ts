@@ -1,6 +1,6 @@
 #!/usr/bin/env bun
 import { Command, Option } from "commander";
-import { type Config, readConfig, type Role, roles, Variables } from "./config";
+import { type Config, readConfig, type Role, roles, secretNames, Variables } from "./config";
 import { SetupError } from "./errors";
 import { version } from "./version";
 import type { AdminOptions } from "./cli/admin";
@@ -232,11 +232,19 @@ function isSystemError(error: unknown): error is Error & { code: string } {
 
 async function readEnvFile(path: string): Promise<Record<string, string | undefined>> {
   const { parseEnv } = await import("node:util");
+  let found: Record<string, string | undefined>;
   try {
-    return parseEnv(await Bun.file(path).text()) as Record<string, string | undefined>;
+    found = parseEnv(await Bun.file(path).text());
   } catch (cause) {
     throw new SetupError(`Cannot read ${path}.`, "Name a file that this user can read.", { cause });
   }
+  // A file may serve others as well: only what looks like one of ours is worth a word.
+  const { misspelt } = await import("./cli/misspelt");
+  const known = [...Object.keys(Variables.shape), ...secretNames.map((name) => `${name}_FILE`)];
+  for (const [name, meant] of misspelt(Object.keys(found), known)) {
+    process.stderr.write(`argo-alpine: ${path}: ${name} is not known: is it ${meant}?\n`);
+  }
+  return found;
 }
 
 try {

@@ -22,7 +22,9 @@ const everyMs = 5_000;
  */
 export async function demo(config: Config, writeToken: string): Promise<void> {
   makeDirectory(config.dataDir);
-  const stop = untilSignal();
+  // Nobody reads it any more: an end like any other, which must not fail on its last line.
+  const unread = new Promise<void>((resolve) => process.stdout.on("error", () => resolve()));
+  const stop = Promise.race([untilSignal(), unread]);
   using _owner = ownDirectory(config.dataDir);
   await using running = await start(config, { showLinks: true });
   const { argo, now } = running.deps;

@@ -64,7 +64,7 @@ export async function start(config: Config, overrides: Overrides = {}): Promise<
   };
 }
 
-/** Runs until SIGTERM or SIGINT, then drains; a signal during the start is obeyed after it. */
+/** Runs until SIGTERM, SIGINT or SIGHUP, then drains; a signal during the start is obeyed after it. */
 export async function serve(config: Config): Promise<void> {
   mustSayEmbedded(config);
   const stop = untilSignal();
@@ -141,6 +141,8 @@ export function untilSignal(): Promise<void> {
   return new Promise((resolve) => {
     process.on("SIGTERM", () => resolve());
     process.on("SIGINT", () => resolve());
+    // The terminal was closed.
+    process.on("SIGHUP", () => resolve());
   });
 }
 

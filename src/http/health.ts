@@ -92,9 +92,8 @@ export function operationRoutes(deps: Deps) {
         : c.json({ status: reason }, 503, { "Retry-After": "1" });
     })
     .openapi(health, async (c) => {
-      const starting = ready() === "starting";
-      const fault = starting ? null : await signalsFault();
-      const signals: CheckState = starting ? "starting" : fault ? "unhealthy" : "healthy";
+      // They are served while accounts start.
+      const signals: CheckState = (await signalsFault()) === null ? "healthy" : "unhealthy";
       const checks = { signals, ...(await deps.accounts()) };
       const body = {
         status: statusOf(checks),

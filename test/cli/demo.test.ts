@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
-import { spawnChild, within, type Child } from "../harness/children.ts";
+import { bareEnv, spawnChild, within, type Child } from "../harness/children.ts";
 import { freePort, tempDir, until, type TempDir } from "../harness/process.ts";
 
 const MAIN = new URL("../../src/main.ts", import.meta.url).pathname;
@@ -131,3 +131,29 @@ test("an end in the midst of the start is as quick, and leaves nothing that the 
   await welcomed(demo);
   expect((await send(demo, "/api/auth/login", loginOf(demo, "User"))).status).toBe(200);
 }, 90_000);
+
+test("whoever closes its output, and then its terminal, reads of no fault", async () => {
+  using dir = tempDir();
+  const child = Bun.spawn([process.execPath, MAIN, "demo", "--port", "0"], {
+    cwd: dir.path,
+    env: bareEnv(),
+    stdin: "ignore",
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+  try {
+    const reader = child.stdout.getReader();
+    let said = "";
+    while (!said.includes("Ctrl-C stops it.")) {
+      const { value, done } = await reader.read();
+      if (done) throw new Error(`it ended: ${await child.stderr.text()}`);
+      said += new TextDecoder().decode(value);
+    }
+    await reader.cancel();
+    child.kill("SIGHUP");
+    expect([await within(child.exited, endMs), await child.stderr.text()]).toEqual([0, ""]);
+  } finally {
+    child.kill("SIGKILL");
+  }
+  await until(() => processesOf(dir).length === 0, "the end of its database");
+}, 60_000);

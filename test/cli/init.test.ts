@@ -60,3 +60,18 @@ test("a server takes what it wrote", async () => {
   expect((await ask(env["ARGO_READ_TOKEN"] ?? "")).status).toBe(200);
   expect((await ask(env["METRICS_TOKEN"] ?? "")).status).toBe(401);
 });
+
+test("what looks like a variable and is none is told, and nothing else of the file", async () => {
+  using dir = tempDir();
+  const lines = ["RATE_LIMIT_PER_MINUT=5", "JWT_SECRETS=x", "SMTP_URL_FIL=y", "port=1", "HOME=/x"];
+  await Bun.write(dir.file("env"), [...lines, "POSTGRES_PASSWORD=hidden", "PORT=0"].join("\n"));
+  const args = ["--env-file", dir.file("env"), "--data-dir", dir.file("data"), "health"];
+  const { err } = await run(args);
+  const asked = [...err.matchAll(/env: (\w+) is not known: is it (\w+)\?/g)];
+  expect(asked.map(([, name, meant]) => `${name} ${meant}`)).toEqual([
+    "RATE_LIMIT_PER_MINUT RATE_LIMIT_PER_MINUTE",
+    "JWT_SECRETS JWT_SECRET",
+    "SMTP_URL_FIL SMTP_URL_FILE",
+  ]);
+  expect(err).not.toContain("hidden");
+});

@@ -69,3 +69,9 @@ test("secrets that cannot open the second factors of these accounts are told at 
   expect(warning).not.toContain(kept);
   expect(await told({ JWT_SECRET: `${JWT_SECRET},${kept}` })).toBeUndefined();
 }, 60_000);
+
+test("a terminal that is closed ends it like SIGTERM", async () => {
+  await using server = await startServer({ env: { SHUTDOWN_DELAY_SECONDS: "0" } });
+  expect(await server.stop("SIGHUP")).toBe(0);
+  expect(server.logs().at(-1)).toContain('"stopped"');
+});

@@ -719,7 +719,7 @@ describe("a server that drains", () => {
     expect((await app.get("/readyz")).status).toBe(503);
     expect((await app.get("/livez")).status).toBe(200);
     const health = await app.json<Record<string, unknown>>("/health");
-    expect(health).toMatchObject({ checks: { signals: "starting" }, version: expect.any(String) });
+    expect(health).toMatchObject({ checks: { signals: "healthy" }, version: expect.any(String) });
     app.deps.state.started = true;
     expect(await app.json<Record<string, unknown>>("/health")).toEqual({
       status: "healthy",

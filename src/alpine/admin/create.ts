@@ -6,7 +6,7 @@ import { endSessions } from "../auth/sessions";
 import type { Changes } from "../changes";
 import { lockAdmins, type Transaction } from "../database";
 import type { UserRow } from "../users/schema";
-import { insertUser, lockUserByEmail, newUser, updateUser } from "../users/store";
+import { insertUser, lockUserByEmail, newUser, updateUser, knownAddress } from "../users/store";
 
 /** What these decisions stand on: a command has no more of the control plane than that. */
 type Ground = { changes: Changes; now: () => number };
@@ -36,7 +36,7 @@ export async function createAdmin(
     await lockAdmins(tx);
     await first?.(tx, nowMs);
     if (!(await insertUser(tx, admin))) {
-      throw new AppError("conflict", "There is an account with this e-mail address.");
+      throw knownAddress();
     }
     const actorId = origin === null ? null : admin.id;
     const entry = {

@@ -97,19 +97,19 @@ export async function voidTokens(
 /** Whose token it is. @throws AppError 422 unless it counts. */
 export async function ownerOf(
   db: Queries,
-  purpose: TokenPurpose,
+  purpose: keyof typeof tokenMs,
   token: string,
   nowMs: number,
 ): Promise<string> {
   const { userId } = await mustCount(db, purpose, token, nowMs);
   if (userId !== null) return userId;
-  throw notGood();
+  throw notGood(purpose);
 }
 
 /** Before what costs more. @throws AppError 422 unless the token counts. */
 export async function mustCount(
   db: Queries,
-  purpose: TokenPurpose,
+  purpose: keyof typeof tokenMs,
   token: string,
   nowMs: number,
 ): Promise<{ userId: string | null }> {
@@ -118,7 +118,7 @@ export async function mustCount(
     .from(oneTimeTokens)
     .where(counts(purpose, token, nowMs));
   if (row) return row;
-  throw notGood();
+  throw notGood(purpose);
 }
 
 /**
@@ -127,7 +127,7 @@ export async function mustCount(
  */
 export async function useToken(
   tx: Transaction,
-  purpose: TokenPurpose,
+  purpose: keyof typeof tokenMs,
   token: string,
   nowMs: number,
 ): Promise<Pending> {
@@ -136,7 +136,7 @@ export async function useToken(
     .set({ usedAt: new Date(nowMs) })
     .where(counts(purpose, token, nowMs))
     .returning({ pending: oneTimeTokens.pending });
-  if (!used) throw notGood();
+  if (!used) throw notGood(purpose);
   return used.pending ?? {};
 }
 
@@ -148,7 +148,13 @@ const counts = (purpose: TokenPurpose, token: string, nowMs: number) =>
     gt(oneTimeTokens.expiresAt, new Date(nowMs)),
   );
 
-const notGood = (): AppError =>
-  new AppError("unprocessable", "The token is not good any more: ask for a new one.", {
+const another = {
+  verify_email: "ask for a new one",
+  reset_password: "ask for a new one",
+  setup_admin: "restart the server for a new link, or run argo-alpine admin create",
+} as const;
+
+const notGood = (purpose: keyof typeof tokenMs): AppError =>
+  new AppError("unprocessable", `The token is not good any more: ${another[purpose]}.`, {
     errors: [{ field: "token", detail: "is used, expired or unknown" }],
   });

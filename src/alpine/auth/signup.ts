@@ -1,9 +1,8 @@
 import type { z } from "@hono/zod-openapi";
-import { AppError } from "../../errors";
 import { audit, type Origin } from "../audit";
 import type { Plane } from "../plane";
 import { type User, userOf } from "../users/schema";
-import { insertUser, newUser } from "../users/store";
+import { insertUser, knownAddress, newUser } from "../users/store";
 import { limitTo, lookAt } from "./limits";
 import type { Signup } from "./schema";
 import { sendVerification } from "./verify";
@@ -35,7 +34,7 @@ export async function signup(
     await sendVerification(plane, body.email, origin, { passwordHash, fullName: user.fullName });
     return null;
   }
-  if (!made) throw new AppError("conflict", "There is an account with this e-mail address.");
+  if (!made) throw knownAddress();
   await sendVerification(plane, body.email, origin, null);
   return userOf(user);
 }

@@ -8,7 +8,7 @@ import { sendMove, sendVerification } from "../auth/verify";
 import { isTaken } from "../database";
 import type { Plane } from "../plane";
 import { type ProfileChange, type User, userOf } from "./schema";
-import { lockSelf, updateUser, userById } from "./store";
+import { lockSelf, updateUser, userById, knownAddress } from "./store";
 
 /**
  * Changes a profile. Another address needs the password and is unverified until its owner says
@@ -59,9 +59,7 @@ export async function changeProfile(
   });
   const user = await write.catch((error: unknown) => {
     if (!isTaken(error)) throw error;
-    throw new AppError("conflict", "There is an account with this e-mail address.", {
-      errors: [{ field: "email", detail: "is taken" }],
-    });
+    throw knownAddress();
   });
   if (moves && config.requireVerifiedEmail) await sendMove(plane, userId, email, origin);
   else if (moves) await sendVerification(plane, user.email, origin, null);

@@ -6,6 +6,11 @@ import type { Queries, Transaction } from "../database";
 import { olderThan, type TimePlace } from "../page";
 import type { SessionRow, UserRow } from "./schema";
 
+export const knownAddress = (): AppError =>
+  new AppError("conflict", "There is an account with this e-mail address.", {
+    errors: [{ field: "email", detail: "is taken" }],
+  });
+
 /** Whatever the case, as the index has it. */
 export async function userByEmail(db: Queries, email: string): Promise<UserRow | undefined> {
   const [row] = await db
