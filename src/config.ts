@@ -2,6 +2,7 @@ import { readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { z } from "zod";
 import { SetupError } from "./errors";
+import "./http/wording";
 
 const booleanWords: Record<string, boolean> = {
   true: true,

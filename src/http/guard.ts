@@ -82,7 +82,7 @@ export class Guard {
   holder(headers: Headers, scope: Scope): Principal | Promise<Principal> {
     const authorization = headers.get("authorization");
     if (authorization !== null) return this.#holder(authorization, scope);
-    throw new AppError("unauthorized", `A Bearer token with ${scope} is needed.`, challenge);
+    throw new AppError("unauthorized", needed[scope], challenge);
   }
 
   #holder(authorization: string, scope: Scope): Principal | Promise<Principal> {
@@ -116,7 +116,29 @@ export class Guard {
 
 function withScope(principal: Principal, scope: Scope): Principal {
   if (principal.scopes.has(scope)) return principal;
-  throw new AppError("forbidden", `The token does not carry the scope ${scope}.`);
+  throw new AppError("forbidden", lacking(principal, scope));
+}
+
+const needed: Record<Scope, string> = {
+  "signals:read": "A session, a key or a token that reads signals is needed.",
+  "signals:write": "A key or a token that writes signals is needed.",
+  account: "A session is needed.",
+  "admin:read": "A session of an administrator, or a key with admin:read, is needed.",
+  "admin:write": "A session of an administrator is needed.",
+};
+
+/** Why a good token is not enough. */
+function lacking({ account }: Principal, scope: Scope): string {
+  const isKey = account?.keyId !== undefined;
+  if (isKey && (scope === "account" || scope === "admin:write")) {
+    return "This needs a session: a key cannot do it.";
+  }
+  if (scope === "account") return "This needs a session: a token of the operator cannot do it.";
+  if (scope === "signals:write" && account && !isKey) {
+    return "This needs a key or a token that writes signals: a session cannot do it.";
+  }
+  if (scope.startsWith("admin:") && !isKey) return "This is for administrators.";
+  return `The ${isKey ? "key" : "token"} does not carry the scope ${scope}.`;
 }
 
 function mustBe(principal: Principal | null): Principal {

@@ -2,6 +2,7 @@ import type { MiddlewareHandler } from "hono";
 import type { z } from "zod";
 import { AppError, type FieldError } from "../errors";
 import type { AppEnv } from "./exchange";
+import "./wording";
 
 /** Faults that one answer names. */
 const faultsMax = 100;
@@ -16,11 +17,14 @@ export function fieldErrors(error: z.core.$ZodError): FieldError[] {
         detail: "unknown field",
       }));
     }
-    const missing = issue.code === "invalid_type" && issue.message.endsWith("received undefined");
-    return [{ field: path.join(".") || "body", detail: missing ? "is missing" : issue.message }];
+    return [{ field: path.join(".") || "body", detail: issue.message }];
   });
   return faults.slice(0, faultsMax);
 }
+
+/** Each field once, whatever is wrong with it. */
+export const namesOf = (errors: readonly FieldError[]): string =>
+  [...new Set(errors.map(({ field }) => field))].join(", ");
 
 /** A field may have been sent without a name. */
 export const fieldName = (name: string): string => (name === "" ? "(empty)" : name);
@@ -34,7 +38,7 @@ type Failure = { success: false; error: z.core.$ZodError; target: string };
 export function refuse(result: { success: true } | Failure): void {
   if (result.success) return;
   const errors = fieldErrors(result.error);
-  const names = errors.map((e) => e.field).join(", ");
+  const names = namesOf(errors);
   if (result.target === "json") {
     throw new AppError("unprocessable", `The body is not valid: ${names}.`, { errors });
   }
@@ -66,8 +70,7 @@ export function readQuery(search: string): Record<string, string> {
   }
   if (faults.length > 0) {
     const errors = faults.slice(0, faultsMax);
-    const names = errors.map((f) => f.field).join(", ");
-    throw new AppError("bad_request", `The query is not valid: ${names}.`, { errors });
+    throw new AppError("bad_request", `The query is not valid: ${namesOf(errors)}.`, { errors });
   }
   return query;
 }

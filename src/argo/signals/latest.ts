@@ -1,6 +1,6 @@
 import { AppError } from "../../errors";
 import { asciiJson } from "../../http/respond";
-import { fieldErrors, readQuery } from "../../http/validate";
+import { fieldErrors, namesOf, readQuery } from "../../http/validate";
 import type { FarReader } from "./far";
 import { PREMIUM_CONFIDENCE } from "./layout";
 import { latestQuery, type LatestQuery } from "./schema";
@@ -177,8 +177,7 @@ export class LatestAnswers {
     const parsed = this.#schema.safeParse({ ...readQuery(search) });
     if (parsed.success) return parsed.data;
     const errors = fieldErrors(parsed.error);
-    const names = errors.map((e) => e.field).join(", ");
-    throw new AppError("bad_request", `The request is not valid: ${names}.`, { errors });
+    throw new AppError("bad_request", `The request is not valid: ${namesOf(errors)}.`, { errors });
   }
 
   #make(plan: Plan): Entry | Promise<Entry> {
