@@ -1,8 +1,12 @@
 import { parseArgs } from "node:util";
-import { keyed, logins, lookups, overshoot, revoked } from "./benches/accounts";
 import { ingest } from "./benches/ingest";
+import { keyed } from "./benches/keyed";
+import { logins } from "./benches/logins";
+import { lookups } from "./benches/lookups";
 import { memory, variety } from "./benches/memory";
 import { miss } from "./benches/miss";
+import { overshoot } from "./benches/overshoot";
+import { revoked } from "./benches/revoked";
 import { scale } from "./benches/scale";
 import { stale } from "./benches/stale";
 import { startup } from "./benches/startup";
@@ -78,7 +82,7 @@ await makeSignalFiles();
 
 const report = readReport();
 report.machine = machine();
-report.versions = versions();
+report.versions = await versions();
 let failed = 0;
 for (const bench of benches.filter(({ name }) => wanted.includes(name))) {
   say(`\n${bench.name}: ${bench.title}`);

@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import { cpus, release, totalmem, type } from "node:os";
 import { join } from "node:path";
+import { findPostgres, findTool as findBackend, type Tool } from "../../test/harness/tools";
 import { nodePath, pythonWithPackages } from "./peers";
 import { peersDir, rootDir } from "./paths";
 import { straceVersion } from "./strace";
@@ -21,7 +22,7 @@ function fileSystem(): string {
 }
 
 /** The version of everything that takes part; what is not here says so. */
-export function versions(): Record<string, string> {
+export async function versions(): Promise<Record<string, string>> {
   const packages = packageVersions();
   const node = nodePath();
   const python = pythonWithPackages();
@@ -38,6 +39,9 @@ export function versions(): Record<string, string> {
     node: (node && firstLine([node, "--version"])) ?? "missing",
     fastapi: pinned("fastapi"),
     uvicorn: pinned("uvicorn"),
+    sqlalchemy: pinned("SQLAlchemy"),
+    postgres: backendVersion(await findPostgres(), "postgres"),
+    redis: backendVersion(await findBackend("redis-server")),
     python: "path" in python ? (firstLine([python.path, "--version"]) ?? "?") : "missing",
     "sqlite in python":
       firstLine(["python3", "-c", "import sqlite3; print(sqlite3.sqlite_version)"]) ?? "missing",
@@ -46,6 +50,12 @@ export function versions(): Record<string, string> {
     strace: straceVersion() ?? "missing",
   };
   return found;
+}
+
+/** Of a program that the tests find as well; `name` where they find its directory. */
+function backendVersion(tool: Tool, name = ""): string {
+  if (tool.path === null) return `missing: ${tool.reason}`;
+  return firstLine([join(tool.path, name), "--version"]) ?? "missing";
 }
 
 function toolVersion(name: string, flag: string): string {

@@ -1,0 +1,161 @@
+import { join } from "node:path";
+import { Client } from "pg";
+import { EmbeddedPostgres } from "../../src/platform/embedded";
+import { logIn, makeKey, type Person, signUp, startAccounts, startBackend } from "../lib/accounts";
+import type { Bench, Context } from "../lib/context";
+import { discard, workingCopy } from "../lib/dataset";
+import { type FixedRateSample, fixedRateRound, runGenerator } from "../lib/generator";
+import type { LoginOptions, LoginReport } from "../lib/login-client";
+import { cacheDir } from "../lib/paths";
+import { latestPath, portOf } from "../lib/product";
+import { emptyResult, type Result } from "../lib/result";
+import { interleave } from "../lib/rounds";
+import { Servers } from "../lib/servers";
+import { fixed, median, spread } from "../lib/stats";
+
+export const logins: Bench = {
+  name: "logins",
+  title: "Polls while others log in and a heavy query runs",
+  run,
+};
+
+const pollsPerSecond = 2_000;
+const loginsPerSecond = 50;
+const allowanceUs = 1_000;
+/** Enough that none comes near the limit of attempts of one account. */
+const peopleCount = 40;
+const heavyMs = 1_000;
+const trialRows = 100_000;
+const warmMs = 2_000;
+
+async function run(context: Context): Promise<Result> {
+  const result = emptyResult();
+  for (const embedded of [false, true]) await underLogins(context, result, embedded);
+  result.notes.push(
+    `${fixed(pollsPerSecond)} polls/s with an API key over 64 connections, each timed from the moment it was due; ${loginsPerSecond} logins/s with right passwords of ${peopleCount} accounts, each sent when it is due; and, one after the other, queries that reckon for about a second. Passwords are hashed on the server's core, beside the polls. Postgres and Redis share the generator's core, the embedded Postgres the server's: there all queries wait for the heavy one, those of the logins too.`,
+  );
+  return result;
+}
+
+async function underLogins(context: Context, result: Result, embedded: boolean): Promise<void> {
+  const title = embedded ? "embedded Postgres" : "Postgres and Redis";
+  context.say(`  ${title}`);
+  await using stack = new AsyncDisposableStack();
+  const backend = embedded ? null : stack.use(await startBackend());
+  const servers = stack.use(new Servers());
+  const instance = embedded ? "logins-embedded" : "logins";
+  const db = workingCopy(1_000_000, instance);
+  servers.afterwards(() => discard(db));
+  const server = servers.add(await startAccounts({ db, instance, backend }));
+  const people: Person[] = [];
+  while (people.length < peopleCount) people.push(await signUp(server));
+  const headers = await makeKey(server, await logIn(server, await signUp(server)));
+  const poll = (seconds: number) =>
+    fixedRateRound(
+      {
+        port: portOf(server),
+        path: latestPath,
+        headers,
+        requestsPerSecond: pollsPerSecond,
+        seconds,
+        connections: 64,
+      },
+      server.pid,
+    );
+  const heavy = await openHeavy(backend?.databaseUrl ?? null, instance);
+  stack.defer(() => heavy.client.end());
+  const answered = new Map<string, number>();
+  const samples = await interleave(context, [
+    { name: "quiet", round: poll },
+    { name: "quiet, again", round: poll },
+    {
+      name: `${loginsPerSecond} logins/s, heavy queries`,
+      round: async (seconds) => {
+        const over = new AbortController();
+        const querying = (async () => {
+          while (!over.signal.aborted) await heavy.query();
+        })();
+        const url = new URL("/api/auth/login", server.url).href;
+        const offered = { url, logins: people, loginsPerSecond, seconds };
+        const [sample, report] = await Promise.all([
+          poll(seconds),
+          runGenerator<LoginOptions, LoginReport>("login-client.ts", offered),
+        ]);
+        over.abort();
+        await querying;
+        for (const [status, count] of Object.entries(report.answered)) {
+          answered.set(status, (answered.get(status) ?? 0) + count);
+        }
+        return sample;
+      },
+    },
+  ]);
+  result.tables.push({
+    title,
+    columns: [
+      "",
+      "p50, ms",
+      "p99, ms",
+      "p99.9, ms",
+      "max, ms",
+      "CPU-µs/poll",
+      "generator late p99, ms",
+    ],
+    rows: [...samples].map(([name, taken]) => [
+      name,
+      fixed(median(taken.map((s) => s.p50Us)) / 1_000, 2),
+      spread(taken.map((s) => s.p99Us / 1_000)),
+      fixed(median(taken.map((s) => s.p999Us)) / 1_000, 2),
+      fixed(Math.max(...taken.map((s) => s.maxUs)) / 1_000, 1),
+      spread(
+        taken.map((s) => s.cpuUsPerRequest),
+        1,
+      ),
+      fixed(median(taken.map((s) => s.lateP99Us)) / 1_000, 2),
+    ]),
+  });
+  const [quiet, again, busy] = [...samples.values()];
+  if (!quiet || !again || !busy) throw new Error("a variant has no samples");
+  const p99 = (taken: FixedRateSample[]) => median(taken.map((s) => s.p99Us));
+  const moved = p99(busy) - p99(quiet);
+  const floor = median(quiet.map((s, i) => Math.abs(s.p99Us - (again[i]?.p99Us ?? Number.NaN))));
+  const ms = (us: number) => `${fixed(us / 1_000, 2)} ms`;
+  result.figures.push({
+    name: `2,000 polls/s while ${loginsPerSecond} logins/s are offered and a query of 1 s runs, ${title}: p99`,
+    target: "≤ quiet + 1 ms beyond the spread",
+    measured: `${moved < 0 ? "−" : "+"}${ms(Math.abs(moved))} (quiet ${ms(p99(quiet))}, spread ${ms(floor)})`,
+    met: moved <= allowanceUs + floor,
+  });
+  const told = [...answered].map(([status, count]) => `${fixed(count)} × ${status}`);
+  result.notes.push(
+    `${title}: logins answered ${told.join(", ")}; ${heavy.tookMs.length} heavy queries took ${spread(heavy.tookMs, 0)} ms.`,
+  );
+}
+
+/** A query that only reckons, made long enough on this machine, through a connection of its own. */
+async function openHeavy(databaseUrl: string | null, instance: string) {
+  const dataDir = join(cacheDir, "data", `dir-${instance}`);
+  const socketDir = await EmbeddedPostgres.locate(join(dataDir, "postgres", "cluster"));
+  const client = new Client(
+    databaseUrl === null
+      ? { host: socketDir ?? "", user: "postgres", database: "postgres" }
+      : { connectionString: databaseUrl },
+  );
+  await client.connect();
+  const reckon = async (rows: number): Promise<number> => {
+    const startedMs = performance.now();
+    await client.query(
+      `SELECT count(*) FROM (SELECT generate_series(1, ${rows}) AS i) AS n
+       WHERE md5(i::text) < '8'`,
+    );
+    return performance.now() - startedMs;
+  };
+  // The embedded one is several times faster once it has run for a moment.
+  let trialMs = Infinity;
+  for (const endMs = performance.now() + warmMs; performance.now() < endMs;) {
+    trialMs = Math.min(trialMs, await reckon(trialRows));
+  }
+  const rows = Math.round((trialRows * heavyMs) / trialMs);
+  const tookMs: number[] = [];
+  return { client, tookMs, query: async () => void tookMs.push(await reckon(rows)) };
+}
