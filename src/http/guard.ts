@@ -31,6 +31,8 @@ export type Credentials = {
    * @throws AppError 503 when that cannot be known.
    */
   identify(secret: string, authorization: string): Principal | null | Promise<Principal | null>;
+  /** @throws AppError 503 while nobody knows who was shut out elsewhere. */
+  mustBeFresh(): void;
 };
 
 type Token = Principal & { digest: Uint8Array };
@@ -88,7 +90,16 @@ export class Guard {
   #holder(authorization: string, scope: Scope): Principal | Promise<Principal> {
     const known = this.#good.get(authorization) ?? this.credentials?.recall(authorization);
     const principal = known ?? this.#identify(authorization);
-    if (principal instanceof Promise) return principal.then((found) => withScope(found, scope));
+    if (principal instanceof Promise) return principal.then((found) => this.#with(found, scope));
+    return this.#with(principal, scope);
+  }
+
+  /** Keys go on reading while the database is away; all else waits for those who may know better. */
+  #with(principal: Principal, scope: Scope): Principal {
+    const { account } = principal;
+    if (account && (scope !== "signals:read" || account.sessionId !== undefined)) {
+      this.credentials?.mustBeFresh();
+    }
     return withScope(principal, scope);
   }
 
@@ -97,6 +108,8 @@ export class Guard {
     if (secret === undefined) throw unknown();
     const token = this.#match(secret);
     if (token) {
+      // In one spelling alone: nobody fills this with others.
+      if (authorization !== `Bearer ${secret}`) return token;
       if (this.#good.size >= remembered) this.#good.clear();
       this.#good.set(authorization, token);
       return token;
