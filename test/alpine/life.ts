@@ -153,7 +153,7 @@ function spellings(secret: string): string[] {
   // What looks like base64url may be kept as its bytes.
   const decoded = Buffer.from(secret, "base64url");
   if (decoded.toString("base64url") === secret) bytes.push(decoded);
-  return bytes.flatMap((raw) => {
+  const all = bytes.flatMap((raw) => {
     // Inside of something longer the same bytes are spelled in three ways.
     const shifted = [0, 1, 2].flatMap((shift) => {
       const padded = Buffer.concat([Buffer.alloc(shift), raw]).toString("base64");
@@ -163,6 +163,8 @@ function spellings(secret: string): string[] {
     const [text, hex] = [raw.toString("latin1"), raw.toString("hex")];
     return shifted.concat(text, encodeURIComponent(text), hex, hex.toUpperCase());
   });
+  // What is cut to almost nothing is found in anything.
+  return all.filter((spelling) => spelling.length >= 6);
 }
 
 /** A hash that is made in no time tells a password to whoever can guess. */

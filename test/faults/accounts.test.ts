@@ -85,7 +85,7 @@ describe("Postgres", () => {
       expect((await me(at, member.access)).status).toBe(200);
       await until(async () => (await health(at)).status === "healthy", "healthy again");
     },
-    60_000,
+    120_000,
   );
 
   test("not there at the start: signals flow, accounts follow", async () => {
