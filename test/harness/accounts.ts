@@ -248,7 +248,7 @@ export async function serveAccounts(
   const direct = cleanup.use(Postgres.open({ ...own, at }, schema));
   const send = (request: Request): Promise<Response> => {
     const { pathname, search } = new URL(request.url);
-    return fetch(new Request(server.url + pathname + search, request));
+    return fetch(new Request(server.url + pathname + search, request), { redirect: "manual" });
   };
   const whole = cleanup.move();
   return {
