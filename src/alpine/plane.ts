@@ -37,7 +37,10 @@ export function accountOf(c: Context<AppEnv>): Account {
   throw new AppError("forbidden", "This is for accounts, not for the operator's tokens.");
 }
 
-/** Refuses while accounts are starting, or while nobody knows who was shut out elsewhere. */
+/**
+ * Refuses strangers while accounts are starting, or while nobody knows who was shut out elsewhere.
+ * Those who hold a scope are asked after by the guard.
+ */
 export const fresh = ({ alpine }: Pick<Plane, "alpine">): MiddlewareHandler<AppEnv> =>
   function fresh(_c, next) {
     alpine.mustBeFresh();

@@ -17,7 +17,7 @@ export function authRoutes(plane: Plane) {
   const { admission } = plane;
   const tags = ["auth"];
   const open = [admission.strangers(), fresh(plane), strictQuery, ...strictJson];
-  const own = [admission.holders("account"), fresh(plane), strictQuery];
+  const own = [admission.holders("account"), strictQuery];
   const app = new OpenAPIHono<AppEnv>({ defaultHook: (result) => refuse(result) });
 
   const signupRoute = createRoute({

@@ -5,7 +5,7 @@ import { optionalJson, strictJson } from "../../http/json";
 import { json, jsonBody, problems } from "../../http/openapi";
 import { refuse, strictQuery } from "../../http/validate";
 import { readPage, timePlaceOf } from "../page";
-import { accountOf, fresh, originOf, type Plane } from "../plane";
+import { accountOf, originOf, type Plane } from "../plane";
 import { createKey } from "./create";
 import { revokeKey } from "./revoke";
 import { rotateKey } from "./rotate";
@@ -16,7 +16,7 @@ import { keyOfUser, keysOf } from "./store";
 export function keyRoutes(plane: Plane) {
   const { admission, alpine, config } = plane;
   const tags = ["keys"];
-  const read = [admission.holders("account"), fresh(plane), strictQuery];
+  const read = [admission.holders("account"), strictQuery];
   const write = [...read, ...strictJson];
   const app = new OpenAPIHono<AppEnv>({ defaultHook: (result) => refuse(result) });
 

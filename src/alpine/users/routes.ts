@@ -5,7 +5,7 @@ import { strictJson } from "../../http/json";
 import { json, jsonBody, problems } from "../../http/openapi";
 import { refuse, strictQuery } from "../../http/validate";
 import { readPage, timePlaceOf } from "../page";
-import { accountOf, fresh, originOf, type Plane } from "../plane";
+import { accountOf, originOf, type Plane } from "../plane";
 import { deleteAccount } from "./delete";
 import { AccountExport, exportAccount } from "./export";
 import { lookUpUser } from "./lookup";
@@ -18,7 +18,7 @@ import { sessionsOf } from "./store";
 export function userRoutes(plane: Plane) {
   const { admission, alpine, config, now } = plane;
   const tags = ["users"];
-  const read = [admission.holders("account"), fresh(plane), strictQuery];
+  const read = [admission.holders("account"), strictQuery];
   const write = [...read, ...strictJson];
   const app = new OpenAPIHono<AppEnv>({ defaultHook: (result) => refuse(result) });
 
