@@ -60,6 +60,8 @@ export class Changes {
   readonly #reloads: (() => Promise<void>)[] = [];
   /** The row that was read last; null while there was none. */
   #read: Row | null = null;
+  /** Numbers of changes made here that were not read back yet. */
+  readonly #own = new Set<number>();
   /** True after a change was heard of and could not be followed: then all is read anew. */
   #unsure = false;
   /** When the table was last read to its end, by the clock that goes on evenly. */
@@ -109,20 +111,25 @@ export class Changes {
    */
   async write<T>(work: (tx: Transaction, tell: Tell) => Promise<T>): Promise<T> {
     const told: Change[] = [];
+    const seqs: number[] = [];
     const { db, bus, now, log } = this.#options;
     const result = await db().transaction(async (tx) => {
       told.length = 0;
+      seqs.length = 0;
       const value = await work(tx, (change) => told.push(change));
       if (told.length > 0) {
         await lockChanges(tx);
         const at = new Date(now());
         for (let from = 0; from < told.length; from += rowsAtOnce) {
           const rows = told.slice(from, from + rowsAtOnce);
-          await tx.insert(changes).values(rows.map((change) => ({ at, change })));
+          const values = rows.map((change) => ({ at, change }));
+          const made = await tx.insert(changes).values(values).returning({ seq: changes.seq });
+          for (const { seq } of made) seqs.push(seq);
         }
       }
       return value;
     });
+    for (const seq of seqs) this.#own.add(seq);
     if (told.length > 0) void bus?.publish(channel, JSON.stringify(told));
     await this.#apply(told).catch((error: unknown) => {
       this.#unsure = true;
@@ -166,7 +173,10 @@ export class Changes {
       const rows = await this.#page();
       if (this.#unsure || this.#isAnother(rows)) return this.#reload();
       const fresh = this.#read ? rows.slice(1) : rows;
-      const known = fresh.map(({ change }) => Known.safeParse(change));
+      // What this process has told is known here: read again while the database falters, it would
+      // make good keys doubtful.
+      const others = fresh.filter(({ seq }) => !this.#own.delete(seq));
+      const known = others.map(({ change }) => Known.safeParse(change));
       if (known.some(({ success }) => !success)) {
         this.#options.log.warn("a change of accounts of an unknown kind: all is read anew");
         return this.#reload();
@@ -208,6 +218,7 @@ export class Changes {
       .orderBy(desc(changes.seq))
       .limit(1);
     this.#unsure = false;
+    this.#own.clear();
     try {
       for (const reload of this.#reloads) await reload();
     } catch (error) {
