@@ -111,25 +111,28 @@ export class Changes {
    */
   async write<T>(work: (tx: Transaction, tell: Tell) => Promise<T>): Promise<T> {
     const told: Change[] = [];
-    const seqs: number[] = [];
     const { db, bus, now, log } = this.#options;
-    const result = await db().transaction(async (tx) => {
-      told.length = 0;
-      seqs.length = 0;
-      const value = await work(tx, (change) => told.push(change));
-      if (told.length > 0) {
-        await lockChanges(tx);
-        const at = new Date(now());
-        for (let from = 0; from < told.length; from += rowsAtOnce) {
-          const rows = told.slice(from, from + rowsAtOnce);
-          const values = rows.map((change) => ({ at, change }));
-          const made = await tx.insert(changes).values(values).returning({ seq: changes.seq });
-          for (const { seq } of made) seqs.push(seq);
+    const result = await db()
+      .transaction(async (tx) => {
+        const value = await work(tx, (change) => told.push(change));
+        if (told.length > 0) {
+          await lockChanges(tx);
+          const at = new Date(now());
+          for (let from = 0; from < told.length; from += rowsAtOnce) {
+            const rows = told.slice(from, from + rowsAtOnce);
+            const values = rows.map((change) => ({ at, change }));
+            const made = await tx.insert(changes).values(values).returning({ seq: changes.seq });
+            // Before anybody can read it: whoever looks meanwhile must find it among our own.
+            for (const { seq } of made) this.#own.add(seq);
+          }
         }
-      }
-      return value;
-    });
-    for (const seq of seqs) this.#own.add(seq);
+        return value;
+      })
+      .catch((error: unknown) => {
+        // Perhaps it was done all the same, and passed by as our own: then all is read anew.
+        this.#unsure ||= told.length > 0;
+        throw error;
+      });
     if (told.length > 0) void bus?.publish(channel, JSON.stringify(told));
     await this.#apply(told).catch((error: unknown) => {
       this.#unsure = true;

@@ -29,10 +29,10 @@ export class Admission {
   /** Admits who holds the scope, unlimited: ingest is bounded by its queue. @throws 401 or 403. */
   holder(request: Request, exchange: Exchange, scope: Scope): Principal | Promise<Principal> {
     try {
-      const principal = this.guard.holder(request.headers, scope);
-      if (!(principal instanceof Promise)) return (exchange.principal = principal);
-      return principal.then(
-        (found) => (exchange.principal = found),
+      const asker = this.guard.asker(request.headers, scope);
+      if (!(asker instanceof Promise)) return this.#permit(asker, exchange, scope);
+      return asker.then(
+        (found) => this.#permit(found, exchange, scope),
         (error: unknown) => {
           throw this.#refused(error, request, exchange);
         },
@@ -94,6 +94,12 @@ export class Admission {
         return next();
       });
     };
+  }
+
+  /** Noted first: whoever is refused is known by then, to the log as well. */
+  #permit(principal: Principal, exchange: Exchange, scope: Scope): Principal {
+    exchange.principal = principal;
+    return this.guard.permit(principal, scope);
   }
 
   #admit(key: string, exchange: Exchange): void {

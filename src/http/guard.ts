@@ -66,7 +66,11 @@ export class Guard {
    */
   reader(headers: Headers): Principal | null | Promise<Principal> {
     const authorization = headers.get("authorization");
-    if (authorization !== null) return this.#holder(authorization, "signals:read");
+    if (authorization !== null) {
+      const principal = this.#known(authorization);
+      if (!(principal instanceof Promise)) return this.permit(principal, "signals:read");
+      return principal.then((found) => this.permit(found, "signals:read"));
+    }
     if (this.config.access === "key") {
       throw new AppError("unauthorized", "A Bearer token is needed to read signals.", challenge);
     }
@@ -80,27 +84,29 @@ export class Guard {
     return null;
   }
 
-  /** Who holds this scope. @throws AppError 401 or 403. */
-  holder(headers: Headers, scope: Scope): Principal | Promise<Principal> {
+  /** Who asks for what this scope is needed for, whether they hold it or not. @throws AppError 401. */
+  asker(headers: Headers, scope: Scope): Principal | Promise<Principal> {
     const authorization = headers.get("authorization");
-    if (authorization !== null) return this.#holder(authorization, scope);
+    if (authorization !== null) return this.#known(authorization);
     throw new AppError("unauthorized", needed[scope], challenge);
   }
 
-  #holder(authorization: string, scope: Scope): Principal | Promise<Principal> {
-    const known = this.#good.get(authorization) ?? this.credentials?.recall(authorization);
-    const principal = known ?? this.#identify(authorization);
-    if (principal instanceof Promise) return principal.then((found) => this.#with(found, scope));
-    return this.#with(principal, scope);
-  }
-
-  /** Keys go on reading while the database is away; all else waits for those who may know better. */
-  #with(principal: Principal, scope: Scope): Principal {
-    const { account } = principal;
+  /**
+   * Lets those pass who hold the scope. Keys go on reading while the database is away; all else
+   * waits for those who may know better. @throws AppError 403 or 503.
+   */
+  permit(principal: Principal, scope: Scope): Principal {
+    const { account, scopes } = principal;
     if (account && (scope !== "signals:read" || account.sessionId !== undefined)) {
       this.credentials?.mustBeFresh();
     }
-    return withScope(principal, scope);
+    if (scopes.has(scope)) return principal;
+    throw new AppError("forbidden", lacking(principal, scope));
+  }
+
+  #known(authorization: string): Principal | Promise<Principal> {
+    const known = this.#good.get(authorization) ?? this.credentials?.recall(authorization);
+    return known ?? this.#identify(authorization);
   }
 
   #identify(authorization: string): Principal | Promise<Principal> {
@@ -125,11 +131,6 @@ export class Guard {
     for (const token of this.#tokens) if (timingSafeEqual(token.digest, digest)) found = token;
     return found && { id: found.id, scopes: found.scopes };
   }
-}
-
-function withScope(principal: Principal, scope: Scope): Principal {
-  if (principal.scopes.has(scope)) return principal;
-  throw new AppError("forbidden", lacking(principal, scope));
 }
 
 const needed: Record<Scope, string> = {

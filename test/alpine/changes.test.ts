@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { eq, sql } from "drizzle-orm";
+import { Client } from "pg";
 import { changes, revocations, sessions, users } from "../../db/alpine/schema.ts";
 import { openAccounts, type Accounts, type Member } from "../harness/accounts.ts";
 import { signal } from "../harness/app.ts";
@@ -96,6 +97,25 @@ test("without the database keys read on, and all that could do harm waits", asyn
   await server.start();
   await until(async () => (await post()) === 201, "and goes on", 20_000);
 }, 60_000);
+
+test("a key that was just made is not read again: the database may falter by then", async () => {
+  await using at = await openAccounts({ backend: "postgres" });
+  const { key } = await keyOf(at, await at.member());
+  const client = new Client({ connectionString: at.database?.url });
+  await client.connect();
+  try {
+    // The change can be read, the key cannot, for longer than anybody waits for a lock.
+    await client.query("BEGIN");
+    await client.query("LOCK TABLE api_keys IN ACCESS EXCLUSIVE MODE");
+    const until = performance.now() + 7_000;
+    while (performance.now() < until) {
+      expect(await poll(at, key)).toBe(200);
+      await Bun.sleep(50);
+    }
+  } finally {
+    await client.end();
+  }
+}, 30_000);
 
 test("of many sessions the oldest end, and all of them at once", async () => {
   await using at = await openAccounts({ backend: "postgres" });

@@ -1,12 +1,8 @@
-import type { Context, MiddlewareHandler } from "hono";
+import type { MiddlewareHandler } from "hono";
 import { AppError } from "../../errors";
 import type { AppEnv } from "../../http/exchange";
-import type { Principal, Scope } from "../../http/guard";
 import { audit } from "../audit";
 import { originOf, type Plane } from "../plane";
-
-/** One of which everybody has whose token is known. */
-const anyScope: readonly Scope[] = ["account", "signals:read", "signals:write"];
 
 /**
  * Writes down who was refused what administrators alone may (403), at most once a minute of each:
@@ -16,9 +12,10 @@ export function noteRefusals(plane: Plane): MiddlewareHandler<AppEnv> {
   const { alpine, now } = plane;
   return async function noted(c, next) {
     await next();
-    if (!(c.error instanceof AppError) || c.error.code !== "forbidden") return;
+    const { principal } = c.env;
+    if (!principal || !(c.error instanceof AppError) || c.error.code !== "forbidden") return;
+    const { id, account } = principal;
     try {
-      const { id, account } = await whoever(plane, c);
       const { allowed } = await alpine.windows.refusalNoted.take(`admin:${id}`);
       if (!allowed) return;
       const { method, routePath: route } = c.req;
@@ -30,17 +27,4 @@ export function noteRefusals(plane: Plane): MiddlewareHandler<AppEnv> {
       plane.log.warn({ reason: String(error) }, "refused administration not written down");
     }
   };
-}
-
-async function whoever({ admission }: Plane, c: Context<AppEnv>): Promise<Principal> {
-  if (c.env.principal) return c.env.principal;
-  let refused: unknown;
-  for (const scope of anyScope) {
-    try {
-      return await admission.holder(c.req.raw, c.env, scope);
-    } catch (error) {
-      refused = error;
-    }
-  }
-  throw refused;
 }
