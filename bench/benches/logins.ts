@@ -4,14 +4,15 @@ import { EmbeddedPostgres } from "../../src/platform/embedded";
 import { logIn, makeKey, type Person, signUp, startAccounts, startBackend } from "../lib/accounts";
 import type { Bench, Context } from "../lib/context";
 import { discard, workingCopy } from "../lib/dataset";
-import { type FixedRateSample, fixedRateRound, runGenerator } from "../lib/generator";
+import { fixedRateRound, runGenerator } from "../lib/generator";
 import type { LoginOptions, LoginReport } from "../lib/login-client";
 import { cacheDir } from "../lib/paths";
 import { latestPath, portOf } from "../lib/product";
 import { emptyResult, type Result } from "../lib/result";
+import { movedUs, p99MovedText, pushLatencies, spreadUs } from "../lib/tails";
 import { interleave } from "../lib/rounds";
 import { Servers } from "../lib/servers";
-import { fixed, median, spread } from "../lib/stats";
+import { fixed, spread } from "../lib/stats";
 
 export const logins: Bench = {
   name: "logins",
@@ -90,41 +91,14 @@ async function underLogins(context: Context, result: Result, embedded: boolean):
       },
     },
   ]);
-  result.tables.push({
-    title,
-    columns: [
-      "",
-      "p50, ms",
-      "p99, ms",
-      "p99.9, ms",
-      "max, ms",
-      "CPU-µs/poll",
-      "generator late p99, ms",
-    ],
-    rows: [...samples].map(([name, taken]) => [
-      name,
-      fixed(median(taken.map((s) => s.p50Us)) / 1_000, 2),
-      spread(taken.map((s) => s.p99Us / 1_000)),
-      fixed(median(taken.map((s) => s.p999Us)) / 1_000, 2),
-      fixed(Math.max(...taken.map((s) => s.maxUs)) / 1_000, 1),
-      spread(
-        taken.map((s) => s.cpuUsPerRequest),
-        1,
-      ),
-      fixed(median(taken.map((s) => s.lateP99Us)) / 1_000, 2),
-    ]),
-  });
+  pushLatencies(result, title, samples);
   const [quiet, again, busy] = [...samples.values()];
   if (!quiet || !again || !busy) throw new Error("a variant has no samples");
-  const p99 = (taken: FixedRateSample[]) => median(taken.map((s) => s.p99Us));
-  const moved = p99(busy) - p99(quiet);
-  const floor = median(quiet.map((s, i) => Math.abs(s.p99Us - (again[i]?.p99Us ?? Number.NaN))));
-  const ms = (us: number) => `${fixed(us / 1_000, 2)} ms`;
   result.figures.push({
     name: `2,000 polls/s while ${loginsPerSecond} logins/s are offered and a query of 1 s runs, ${title}: p99`,
     target: "≤ quiet + 1 ms beyond the spread",
-    measured: `${moved < 0 ? "−" : "+"}${ms(Math.abs(moved))} (quiet ${ms(p99(quiet))}, spread ${ms(floor)})`,
-    met: moved <= allowanceUs + floor,
+    measured: p99MovedText(quiet, again, busy),
+    met: movedUs(quiet, busy) <= allowanceUs + spreadUs(quiet, again),
   });
   const told = [...answered].map(([status, count]) => `${fixed(count)} × ${status}`);
   result.notes.push(

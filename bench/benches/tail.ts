@@ -2,16 +2,17 @@ import { join } from "node:path";
 import type { Bench, Context } from "../lib/context";
 import { discard, workingCopy } from "../lib/dataset";
 import { Engine } from "../lib/engine";
-import { type FixedRateSample, fixedRateRound, runGenerator } from "../lib/generator";
+import { fixedRateRound, runGenerator } from "../lib/generator";
 import type { IngestOptions, IngestReport } from "../lib/ingest-client";
 import { benchDir } from "../lib/paths";
 import type { Server } from "../lib/peers";
 import { generatorCore, spawnPinned } from "../lib/process";
 import { latestPath, portOf, readHeaders, startProduct, writeHeaders } from "../lib/product";
 import { emptyResult, type Result, unmeasured } from "../lib/result";
+import { movedUs, p99MovedText, pushLatencies, type Samples, spreadUs } from "../lib/tails";
 import { interleave } from "../lib/rounds";
 import { Servers } from "../lib/servers";
-import { fixed, median, spread } from "../lib/stats";
+import { fixed, median } from "../lib/stats";
 import { straceSyncs } from "../lib/strace";
 
 export const tail: Bench = { name: "tail", title: "Latency at a fixed rate", run };
@@ -24,8 +25,6 @@ const commitsAllowanceUs = 1_000;
 const unmovedAllowanceUs = 500;
 const cpuLimit = 1.5;
 const syncDelayUs = 20_000;
-
-type Samples = Map<string, FixedRateSample[]>;
 
 async function run(context: Context): Promise<Result> {
   const result = emptyResult();
@@ -78,7 +77,7 @@ async function underCommits(context: Context, result: Result): Promise<void> {
       },
     },
   ]);
-  pushTable(result, "While the engine commits", samples);
+  pushLatencies(result, "While the engine commits", samples);
   const [quiet, again, busy] = [...samples.values()];
   if (!quiet || !again || !busy) throw new Error("a variant has no samples");
   const moved = movedUs(quiet, busy);
@@ -89,7 +88,7 @@ async function underCommits(context: Context, result: Result): Promise<void> {
     {
       name: "2,000 polls/s while 1,000 commits/s arrive: p99",
       target: "≤ quiet + 1 ms beyond the spread",
-      measured: `${signedMs(moved)} (quiet ${ms(p99(quiet))}, spread ${ms(floor)})`,
+      measured: p99MovedText(quiet, again, busy),
       met: moved <= commitsAllowanceUs + floor,
     },
     {
@@ -134,7 +133,7 @@ async function underLock(context: Context, result: Result): Promise<void> {
     context.quick ? 1 : 3,
     pollSeconds,
   );
-  pushTable(result, "While the write lock is held elsewhere", samples);
+  pushLatencies(result, "While the write lock is held elsewhere", samples);
   pushUnmoved(result, name, samples);
   result.notes.push(
     `${refused} posts that met the held lock were refused (503), as they should be.`,
@@ -170,11 +169,11 @@ async function underSlowDisk(context: Context, result: Result): Promise<void> {
       },
     },
   ]);
-  pushTable(result, "With a slow disk (strace delays each sync of the server)", samples);
+  pushLatencies(result, "With a slow disk (strace delays each sync of the server)", samples);
   pushUnmoved(result, name, samples);
   if (posts) {
     result.notes.push(
-      `With the slow disk, ${fixed(posts.posts / posts.seconds)} posts/s were acknowledged, p50 ${ms(posts.p50Us)}.`,
+      `With the slow disk, ${fixed(posts.posts / posts.seconds)} posts/s were acknowledged, p50 ${fixed(posts.p50Us / 1_000, 2)} ms.`,
     );
   }
 }
@@ -198,33 +197,6 @@ async function firstOutput(output: unknown): Promise<void> {
   reader.releaseLock();
 }
 
-function pushTable(result: Result, title: string, samples: Samples): void {
-  result.tables.push({
-    title,
-    columns: [
-      "",
-      "p50, ms",
-      "p99, ms",
-      "p99.9, ms",
-      "max, ms",
-      "CPU-µs/poll",
-      "generator late p99, ms",
-    ],
-    rows: [...samples].map(([name, taken]) => [
-      name,
-      fixed(median(taken.map((s) => s.p50Us)) / 1_000, 2),
-      spread(taken.map((s) => s.p99Us / 1_000)),
-      fixed(median(taken.map((s) => s.p999Us)) / 1_000, 2),
-      fixed(Math.max(...taken.map((s) => s.maxUs)) / 1_000, 1),
-      spread(
-        taken.map((s) => s.cpuUsPerRequest),
-        1,
-      ),
-      fixed(median(taken.map((s) => s.lateP99Us)) / 1_000, 2),
-    ]),
-  });
-}
-
 function pushUnmoved(result: Result, name: string, samples: Samples): void {
   const [quiet, again, busy] = [...samples.values()];
   if (!quiet || !again || !busy) throw new Error("a variant has no samples");
@@ -233,14 +205,7 @@ function pushUnmoved(result: Result, name: string, samples: Samples): void {
   result.figures.push({
     name,
     target: "unmoved",
-    measured: `${signedMs(moved)} (quiet ${ms(p99(quiet))}, spread ${ms(floor)})`,
+    measured: p99MovedText(quiet, again, busy),
     met: moved <= unmovedAllowanceUs + floor,
   });
 }
-
-const p99 = (samples: FixedRateSample[]) => median(samples.map((s) => s.p99Us));
-const movedUs = (quiet: FixedRateSample[], busy: FixedRateSample[]) => p99(busy) - p99(quiet);
-const spreadUs = (a: FixedRateSample[], b: FixedRateSample[]) =>
-  median(a.map((sample, i) => Math.abs(sample.p99Us - (b[i]?.p99Us ?? Number.NaN))));
-const ms = (us: number) => `${fixed(us / 1_000, 2)} ms`;
-const signedMs = (us: number) => `${us < 0 ? "−" : "+"}${ms(Math.abs(us))}`;
