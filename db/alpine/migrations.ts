@@ -1,10 +1,12 @@
 /** The migrations in their order, as texts: a compiled binary has no directory to read. */
 import accounts from "./migrations/0000_accounts.sql" with { type: "text" };
 import pending from "./migrations/0001_pending.sql" with { type: "text" };
+import plans from "./migrations/0002_plans.sql" with { type: "text" };
 
 export type Migration = { name: string; sql: string };
 
 export const migrations: readonly Migration[] = [
   { name: "0000_accounts", sql: accounts },
   { name: "0001_pending", sql: pending },
+  { name: "0002_plans", sql: plans },
 ];

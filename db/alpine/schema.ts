@@ -4,6 +4,7 @@ import {
   bigint,
   bigserial,
   boolean,
+  char,
   check,
   customType,
   date,
@@ -42,7 +43,10 @@ export const users = pgTable(
     email: text("email").notNull(),
     fullName: text("full_name").notNull(),
     passwordHash: text("password_hash").notNull(),
+    /** What counts: that of the grant, else that of the subscription, else starter. */
     tier: text("tier").$type<Tier>().notNull().default("starter"),
+    /** Given by an administrator: earns nothing and outranks the subscription until cleared. */
+    tierGrant: text("tier_grant").$type<Tier>(),
     role: text("role").$type<UserRole>().notNull().default("user"),
     isActive: boolean("is_active").notNull().default(true),
     isVerified: boolean("is_verified").notNull().default(false),
@@ -68,6 +72,7 @@ export const users = pgTable(
       .on(t.createdAt, t.id)
       .where(sql`${t.role} = 'admin'`),
     check("users_tier", oneOf("tier", tiers)),
+    check("users_tier_grant", oneOf("tier_grant", tiers)),
     check("users_role", oneOf("role", roles)),
   ],
 );
@@ -211,7 +216,19 @@ export const auditLog = pgTable(
   ],
 );
 
-/** Requests of an account by day, added up from every process. */
+/** What the counts of requests are apart by. */
+export const routeClasses = ["signals", "account", "admin"] as const;
+export type RouteClass = (typeof routeClasses)[number];
+
+const counts = {
+  requests: bigint("requests", { mode: "number" }).notNull().default(0),
+  /** Answers of status 400 and above. */
+  errors: bigint("errors", { mode: "number" }).notNull().default(0),
+  /** Signals in answers of status 200 and in messages of streams. */
+  delivered: bigint("delivered", { mode: "number" }).notNull().default(0),
+};
+
+/** What an account did by day and class of routes, added up from every process. */
 export const usage = pgTable(
   "usage",
   {
@@ -219,10 +236,296 @@ export const usage = pgTable(
       .notNull()
       .references(() => users.id, { onDelete: "cascade" }),
     day: date("day", { mode: "string" }).notNull(),
-    requests: bigint("requests", { mode: "number" }).notNull().default(0),
+    routeClass: text("route_class").$type<RouteClass>().notNull().default("signals"),
+    ...counts,
   },
-  (t) => [primaryKey({ columns: [t.userId, t.day] }), index("idx_usage_day").on(t.day)],
+  (t) => [
+    primaryKey({ columns: [t.userId, t.day, t.routeClass] }),
+    index("idx_usage_day").on(t.day),
+  ],
 );
+
+/** The same of all who come, accounts or not: what outlives the accounts that it is made of. */
+export const usageDays = pgTable(
+  "usage_days",
+  {
+    day: date("day", { mode: "string" }).notNull(),
+    routeClass: text("route_class").$type<RouteClass>().notNull(),
+    ...counts,
+  },
+  (t) => [primaryKey({ columns: [t.day, t.routeClass] })],
+);
+
+/** When an account was first given a signal. Signals are in another database: no reference. */
+export const deliveries = pgTable(
+  "deliveries",
+  {
+    userId: uuid("user_id")
+      .notNull()
+      .references(() => users.id, { onDelete: "cascade" }),
+    signalId: bigint("signal_id", { mode: "number" }).notNull(),
+    deliveredAt: at("delivered_at").notNull(),
+  },
+  (t) => [
+    primaryKey({ columns: [t.userId, t.signalId] }),
+    index("idx_delivery_at").on(t.userId, t.deliveredAt),
+  ],
+);
+
+export const intervals = ["month", "year"] as const;
+export type Interval = (typeof intervals)[number];
+
+/** What each tier costs and may. Money is in minor units of its currency. */
+export const plans = pgTable(
+  "plans",
+  {
+    tier: text("tier").$type<Tier>().primaryKey(),
+    name: text("name").notNull(),
+    priceMinor: integer("price_minor").notNull(),
+    currency: char("currency", { length: 3 }).notNull(),
+    interval: text("interval").$type<Interval>().notNull(),
+    /** Free days at the first subscription of an account. */
+    trialDays: integer("trial_days").notNull().default(0),
+    premium: boolean("premium").notNull(),
+    delaySeconds: integer("delay_seconds").notNull(),
+    requestsPerMinute: integer("requests_per_minute").notNull(),
+    streamsMax: integer("streams_max").notNull(),
+    webhooksMax: integer("webhooks_max").notNull(),
+    /** How far back the journal of deliveries reaches; null: without end. */
+    historyDays: integer("history_days"),
+    export: boolean("export").notNull(),
+    /** The price at Stripe that sells this plan. */
+    stripePriceId: text("stripe_price_id").unique(),
+    updatedAt: at("updated_at").notNull(),
+  },
+  () => [
+    check("plans_tier", oneOf("tier", tiers)),
+    check("plans_interval", oneOf("interval", intervals)),
+  ],
+);
+
+export const providers = ["manual", "stripe"] as const;
+export type Provider = (typeof providers)[number];
+
+export const subscriptionStatuses = [
+  /** Waits for its first payment. */
+  "incomplete",
+  "trialing",
+  "active",
+  /** A payment failed or is late; within the grace period all goes on. */
+  "past_due",
+  "ended",
+] as const;
+export type SubscriptionStatus = (typeof subscriptionStatuses)[number];
+
+/** What an account pays for. At most one that has not ended for each account. */
+export const subscriptions = pgTable(
+  "subscriptions",
+  {
+    id: uuid("id").primaryKey(),
+    userId: uuid("user_id").notNull(),
+    tier: text("tier").$type<Tier>().notNull(),
+    provider: text("provider").$type<Provider>().notNull(),
+    status: text("status").$type<SubscriptionStatus>().notNull(),
+    /** As agreed when the period began: a later change of the plan does not touch it. */
+    priceMinor: integer("price_minor").notNull(),
+    currency: char("currency", { length: 3 }).notNull(),
+    interval: text("interval").$type<Interval>().notNull(),
+    createdAt: at("created_at").notNull(),
+    updatedAt: at("updated_at").notNull(),
+    periodStart: at("period_start").notNull(),
+    periodEnd: at("period_end").notNull(),
+    /** Where months are counted from, so that the 31st comes back after February. */
+    anchorAt: at("anchor_at").notNull(),
+    trialEnd: at("trial_end"),
+    cancelAtPeriodEnd: boolean("cancel_at_period_end").notNull().default(false),
+    /** The tier from the next period on. */
+    nextTier: text("next_tier").$type<Tier>(),
+    graceUntil: at("grace_until"),
+    endedAt: at("ended_at"),
+    providerCustomer: text("provider_customer"),
+    providerSubscription: text("provider_subscription").unique(),
+  },
+  (t) => [
+    uniqueIndex("idx_subscription_user_live")
+      .on(t.userId)
+      .where(sql`${t.status} <> 'ended'`),
+    index("idx_subscription_user").on(t.userId, t.createdAt),
+    index("idx_subscription_due")
+      .on(t.periodEnd)
+      .where(sql`${t.status} <> 'ended'`),
+    check("subscriptions_tier", oneOf("tier", tiers)),
+    check("subscriptions_status", oneOf("status", subscriptionStatuses)),
+    check("subscriptions_provider", oneOf("provider", providers)),
+  ],
+);
+
+export const invoiceReasons = ["start", "renewal", "upgrade"] as const;
+export type InvoiceReason = (typeof invoiceReasons)[number];
+export const invoiceStatuses = ["open", "paid", "void"] as const;
+export type InvoiceStatus = (typeof invoiceStatuses)[number];
+
+/** What is owed for a period of a subscription. Outlives the account: money must add up. */
+export const invoices = pgTable(
+  "invoices",
+  {
+    id: uuid("id").primaryKey(),
+    subscriptionId: uuid("subscription_id").notNull(),
+    userId: uuid("user_id").notNull(),
+    reason: text("reason").$type<InvoiceReason>().notNull(),
+    tier: text("tier").$type<Tier>().notNull(),
+    amountMinor: integer("amount_minor").notNull(),
+    currency: char("currency", { length: 3 }).notNull(),
+    periodStart: at("period_start").notNull(),
+    periodEnd: at("period_end").notNull(),
+    status: text("status").$type<InvoiceStatus>().notNull(),
+    createdAt: at("created_at").notNull(),
+    paidAt: at("paid_at"),
+    providerInvoice: text("provider_invoice").unique(),
+  },
+  (t) => [
+    index("idx_invoice_user").on(t.userId, t.createdAt, t.id),
+    index("idx_invoice_subscription").on(t.subscriptionId, t.createdAt),
+    check("invoices_reason", oneOf("reason", invoiceReasons)),
+    check("invoices_status", oneOf("status", invoiceStatuses)),
+  ],
+);
+
+export const paymentKinds = ["charge", "refund", "failure"] as const;
+export type PaymentKind = (typeof paymentKinds)[number];
+
+/** Money that came, went back, or did not come. Rows are only ever added. */
+export const payments = pgTable(
+  "payments",
+  {
+    id: uuid("id").primaryKey(),
+    kind: text("kind").$type<PaymentKind>().notNull(),
+    userId: uuid("user_id").notNull(),
+    subscriptionId: uuid("subscription_id"),
+    invoiceId: uuid("invoice_id"),
+    provider: text("provider").$type<Provider>().notNull(),
+    /** Names it at the provider; the same one is never booked twice. */
+    reference: text("reference").notNull(),
+    amountMinor: integer("amount_minor").notNull(),
+    currency: char("currency", { length: 3 }).notNull(),
+    at: at("at").notNull(),
+  },
+  (t) => [
+    uniqueIndex("idx_payment_reference").on(t.provider, t.kind, t.reference),
+    index("idx_payment_user").on(t.userId, t.at, t.id),
+    index("idx_payment_at").on(t.at),
+    check("payments_kind", oneOf("kind", paymentKinds)),
+    check("payments_amount", sql.raw(`"amount_minor" >= 0`)),
+  ],
+);
+
+export const movementKinds = ["new", "expansion", "contraction", "churn", "reactivation"] as const;
+export type MovementKind = (typeof movementKinds)[number];
+
+/** Each change of the monthly recurring revenue: their sum up to a day is that day's. */
+export const revenueMovements = pgTable(
+  "revenue_movements",
+  {
+    id: uuid("id").primaryKey(),
+    at: at("at").notNull(),
+    userId: uuid("user_id").notNull(),
+    subscriptionId: uuid("subscription_id").notNull(),
+    kind: text("kind").$type<MovementKind>().notNull(),
+    tier: text("tier").$type<Tier>().notNull(),
+    /** By how much the revenue of a month in this tier changed, in minor units. */
+    deltaMinor: integer("delta_minor").notNull(),
+    currency: char("currency", { length: 3 }).notNull(),
+  },
+  (t) => [
+    index("idx_movement_at").on(t.at),
+    index("idx_movement_subscription").on(t.subscriptionId, t.at),
+    check("movements_kind", oneOf("kind", movementKinds)),
+  ],
+);
+
+/** What a provider told, as it came, before it was answered. */
+export const providerEvents = pgTable(
+  "provider_events",
+  {
+    provider: text("provider").$type<Provider>().notNull(),
+    id: text("id").notNull(),
+    type: text("type").notNull(),
+    /** What the event is about: those of one subject are folded in their own order. */
+    subject: text("subject"),
+    createdAt: at("created_at").notNull(),
+    receivedAt: at("received_at").notNull(),
+    appliedAt: at("applied_at"),
+    /** Why it could not be applied; it is tried again. */
+    fault: text("fault"),
+    body: jsonb("body").$type<Record<string, unknown>>().notNull(),
+  },
+  (t) => [
+    primaryKey({ columns: [t.provider, t.id] }),
+    index("idx_provider_event_subject").on(t.provider, t.subject, t.createdAt),
+    index("idx_provider_event_waiting")
+      .on(t.receivedAt)
+      .where(sql`${t.appliedAt} IS NULL`),
+  ],
+);
+
+export const notificationKinds = [
+  "premium_signal",
+  "payment_failed",
+  "key_expiring",
+  "new_login",
+] as const;
+export type NotificationKind = (typeof notificationKinds)[number];
+
+/** What a user is told, once for each event. */
+export const notifications = pgTable(
+  "notifications",
+  {
+    id: uuid("id").primaryKey(),
+    userId: uuid("user_id")
+      .notNull()
+      .references(() => users.id, { onDelete: "cascade" }),
+    kind: text("kind").$type<NotificationKind>().notNull(),
+    /** Names the event: there is one notification of it for each user. */
+    reference: text("reference").notNull(),
+    title: text("title").notNull(),
+    body: text("body").notNull(),
+    details: jsonb("details").$type<Record<string, unknown>>().notNull().default({}),
+    isRead: boolean("is_read").notNull().default(false),
+    createdAt: at("created_at").notNull(),
+    readAt: at("read_at"),
+  },
+  (t) => [
+    uniqueIndex("idx_notif_once").on(t.userId, t.kind, t.reference),
+    index("idx_notif_user_read_created").on(
+      t.userId,
+      t.isRead,
+      t.createdAt.desc().nullsFirst(),
+      t.id.desc().nullsFirst(),
+    ),
+    index("idx_notif_created").on(t.createdAt),
+    check("notifications_kind", oneOf("kind", notificationKinds)),
+  ],
+);
+
+/** What a user wants to be told, where it is not what is usual. */
+export const notificationPreferences = pgTable(
+  "notification_preferences",
+  {
+    userId: uuid("user_id")
+      .notNull()
+      .references(() => users.id, { onDelete: "cascade" }),
+    kind: text("kind").$type<NotificationKind>().notNull(),
+    inApp: boolean("in_app").notNull(),
+    email: boolean("email").notNull(),
+  },
+  (t) => [primaryKey({ columns: [t.userId, t.kind] })],
+);
+
+/** How far a job has read that goes through something in order. */
+export const jobPlaces = pgTable("job_places", {
+  name: text("name").primaryKey(),
+  place: bigint("place", { mode: "number" }).notNull(),
+});
 
 /**
  * What every process must hear of. Written in the transaction of the change itself, under one
@@ -238,8 +541,9 @@ export const changes = pgTable(
   (t) => [index("idx_change_at").on(t.at)],
 );
 
-/** `session`: a revocation. `key` and `user`: something of them has changed, or they are gone. */
+/** `session`: a revocation. `key`, `user`, `plan`: something of them has changed, or they are gone. */
 export type Change =
   | { kind: "session"; id: string; fromGeneration: number | null; expiresAtMs: number }
   | { kind: "key"; id: string; userId: string }
-  | { kind: "user"; id: string };
+  | { kind: "user"; id: string }
+  | { kind: "plan"; tier: Tier };

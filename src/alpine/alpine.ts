@@ -20,6 +20,7 @@ import { Passwords } from "./auth/passwords";
 import { Changes } from "./changes";
 import { clocksApartMs } from "./clocks";
 import { Credentials } from "./credentials";
+import { Plans } from "./plans/registry";
 import { type Database, migrate } from "./database";
 import { forgetExpired } from "./retention";
 import { Seal } from "./seal";
@@ -49,6 +50,7 @@ const starting = "Accounts are starting. Try again.";
 /** The control plane: everything that stands on Postgres. Opens behind a server that listens. */
 export class Alpine implements AsyncDisposable {
   readonly changes: Changes;
+  readonly plans: Plans;
   readonly credentials: Credentials;
   readonly passwords: Passwords;
   readonly refreshTokens: RefreshTokens;
@@ -86,11 +88,15 @@ export class Alpine implements AsyncDisposable {
     this.changes = new Changes({ db, bus: redis, now, log });
     const tokens = () => this.#tokens;
     const { changes } = this;
+    // Before the keys: they are held with what their plans give.
+    const { rateLimitPerMinute: requestsPerMinute } = config;
+    const plans = (this.plans = new Plans({ db, changes, requestsPerMinute }));
     this.#staleMs = config.databaseUrl === null ? embeddedStaleMs : staleMs;
     this.credentials = new Credentials({
       db,
       tokens,
       changes,
+      plans,
       staleMs: this.#staleMs,
       now,
       log,

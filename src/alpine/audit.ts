@@ -34,6 +34,7 @@ export const auditEvents = [
   "key_revoked",
   "admin_created",
   "admin_refused",
+  "tier_granted",
   "tier_changed",
   "role_changed",
   "activation_changed",

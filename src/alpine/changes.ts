@@ -1,6 +1,6 @@
 import { and, asc, desc, gte, lt, sql } from "drizzle-orm";
 import { z } from "zod";
-import { type Change, changes } from "../../db/alpine/schema";
+import { type Change, changes, tiers } from "../../db/alpine/schema";
 import type { Logger } from "../platform/log";
 import { clocksApartMs } from "./clocks";
 import { type Database, lockChanges, type Transaction } from "./database";
@@ -24,6 +24,7 @@ const Known = z.discriminatedUnion("kind", [
   }),
   z.object({ kind: z.literal("key"), id: z.uuid(), userId: z.uuid() }),
   z.object({ kind: z.literal("user"), id: z.uuid() }),
+  z.object({ kind: z.literal("plan"), tier: z.enum(tiers) }),
 ]) satisfies z.ZodType<Change>;
 
 /** A row, with what it says as text: by that it is known again. */

@@ -15,6 +15,7 @@ import type { Changes } from "./changes";
 import { clocksApartMs } from "./clocks";
 import type { Database } from "./database";
 import { isKey, isWellFormed } from "./keys/format";
+import type { Plans } from "./plans/registry";
 
 /** Scopes that a key may carry; `admin:read` and `signals:write` only while its owner is an admin. */
 export const keyScopes = ["signals:read", "signals:write", "admin:read"] as const;
@@ -37,6 +38,7 @@ type Options = {
   db: () => Database;
   tokens: () => AccessTokens | null;
   changes: Changes;
+  plans: Plans;
   /** Without a look at the database for so long, nobody knows who was shut out elsewhere. */
   staleMs: number;
   now: () => number;
@@ -146,7 +148,7 @@ export class Credentials implements Known {
     if (!claims) return null;
     // A session that was ended elsewhere must not be taken for a good one.
     this.mustBeFresh();
-    const holder = sessionHolder(claims);
+    const holder = sessionHolder(claims, this.options.plans);
     const nowMs = this.options.now();
     if (!this.#isGood(holder, nowMs)) return null;
     this.#remember(authorization, secret, holder);
@@ -182,8 +184,9 @@ export class Credentials implements Known {
   }
 
   #hear(change: Change): void | Promise<void> {
-    if (change.kind !== "session") return this.#inTurn(() => this.#lookAgain(change));
-    this.#revoke(change);
+    if (change.kind === "session") return this.#revoke(change);
+    if (change.kind === "plan") return;
+    return this.#inTurn(() => this.#lookAgain(change));
   }
 
   /** What was revoked once is never less so, in whatever order it is heard. */
@@ -203,7 +206,7 @@ export class Credentials implements Known {
   }
 
   /** Puts keys in their place as they are now. Of what cannot be read nobody can be sure. */
-  async #lookAgain(change: Exclude<Change, { kind: "session" }>): Promise<void> {
+  async #lookAgain(change: Extract<Change, { kind: "key" | "user" }>): Promise<void> {
     const byKey = change.kind === "key";
     const concerned = byKey
       ? [this.#keysById.get(change.id)].filter((holder) => holder !== undefined)
@@ -274,7 +277,7 @@ export class Credentials implements Known {
     for (const row of rows) {
       const old = this.#keysById.get(row.id);
       if (old) this.#drop(old);
-      this.#hold(keyHolder(row));
+      this.#hold(keyHolder(row, this.options.plans));
     }
     return rows.map((row) => row.id);
   }
@@ -318,7 +321,7 @@ type KeyRow = {
   role: UserRole;
 };
 
-function keyHolder(row: KeyRow): KeyHolder {
+function keyHolder(row: KeyRow, plans: Plans): KeyHolder {
   const { id, userId, tier, role } = row;
   return {
     hash: Buffer.from(row.hash).toString("base64"),
@@ -329,7 +332,7 @@ function keyHolder(row: KeyRow): KeyHolder {
     principal: {
       id: `user:${userId}`,
       scopes: new Set(keyScopes.filter((s) => row.scopes.includes(s) && mayHold(s, role))),
-      account: { userId, keyId: id, tier, role },
+      account: { userId, keyId: id, tier, role, entitlement: plans.entitlementOf(tier, role) },
     },
   };
 }
@@ -343,7 +346,9 @@ const sessionScopes: Record<UserRole, ReadonlySet<Scope>> = {
   admin: new Set(["account", "signals:read", "admin:read", "admin:write"]),
 };
 
-function sessionHolder({ sub, sid, jti, gen, tier, role, exp }: Claims): SessionHolder {
+function sessionHolder(claims: Claims, plans: Plans): SessionHolder {
+  const { sub, sid, jti, gen, tier, role, exp } = claims;
+  const entitlement = plans.entitlementOf(tier, role);
   return {
     state: "good",
     lastUsedMs: 0,
@@ -355,7 +360,7 @@ function sessionHolder({ sub, sid, jti, gen, tier, role, exp }: Claims): Session
     principal: {
       id: `user:${sub}`,
       scopes: sessionScopes[role],
-      account: { userId: sub, sessionId: sid, tier, role },
+      account: { userId: sub, sessionId: sid, tier, role, entitlement },
     },
   };
 }

@@ -1,6 +1,7 @@
 import { timingSafeEqual } from "node:crypto";
 import type { Config } from "../config";
 import { AppError } from "../errors";
+import { type Entitlement, fullView, type View } from "./entitlement";
 import { isLocal } from "./policy";
 
 /** What keys can be given, and `account` and `admin:write`, which only a session carries. */
@@ -18,6 +19,8 @@ export type Account = {
   userId: string;
   tier: string;
   role: string;
+  /** What the plan gives, as it is now. */
+  entitlement: Entitlement;
   sessionId?: string;
   keyId?: string;
 };
@@ -34,6 +37,10 @@ export type Credentials = {
   /** @throws AppError 503 while nobody knows who was shut out elsewhere. */
   mustBeFresh(): void;
 };
+
+/** What a reader sees: null is an anonymous one where reading is open. */
+export const viewOfReader = (principal: Principal | null | undefined): View =>
+  principal?.account?.entitlement.view ?? fullView;
 
 type Token = Principal & { digest: Uint8Array };
 

@@ -2,12 +2,13 @@ import type { Account } from "../../http/guard";
 import { audit, type Origin } from "../audit";
 import { endSessions, renewSessions } from "../auth/sessions";
 import type { Plane } from "../plane";
+import { settleTier } from "../plans/settle-tier";
 import { administers, mustLeaveAdmin, updateUser } from "../users/store";
 import { type AdminUser, adminUserOf, type UserChange } from "./schema";
 import { lockForAdmin } from "./store";
 
 /**
- * Changes the rights of a user. What their tokens say of them is void at once; who is shut out
+ * Changes the rights of a user. A tier is a grant, which null clears. What their tokens say of them is void at once; who is shut out
  * has no session and no key any more.
  * @throws AppError 404, 409 when nobody could administer any more.
  */
@@ -22,13 +23,13 @@ export async function changeUser(
   const row = await alpine.changes.write(async (tx, tell) => {
     const old = await lockForAdmin(tx, adminId, id);
     const next = {
-      tier: change.tier ?? old.tier,
+      tierGrant: change.tier === undefined ? old.tierGrant : change.tier,
       role: change.role ?? old.role,
       isActive: change.is_active ?? old.isActive,
     };
     const changed = (
       [
-        { event: "tier_changed", from: old.tier, to: next.tier },
+        { event: "tier_granted", from: old.tierGrant, to: next.tierGrant },
         { event: "role_changed", from: old.role, to: next.role },
         { event: "activation_changed", from: old.isActive, to: next.isActive },
       ] as const
@@ -46,7 +47,8 @@ export async function changeUser(
     if (next.isActive) await renewSessions(tx, tell, id, nowMs);
     else await endSessions(tx, tell, id, nowMs);
     tell({ kind: "user", id });
-    return { ...old, ...next, updatedAt };
+    const changedUser = { ...old, ...next, updatedAt };
+    return settleTier(tx, tell, changedUser, { nowMs, actorId: adminId, origin });
   });
   return adminUserOf(row);
 }

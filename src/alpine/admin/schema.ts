@@ -5,9 +5,12 @@ import { auditEvents, AuditRecord } from "../audit";
 import { pageQuery, pageShape } from "../page";
 import { Email, FullName, NewPassword, User, userOf, type UserRow } from "../users/schema";
 
-export const AdminUser = User.extend({ last_login_at: z.iso.datetime().nullable() }).openapi(
-  "AdminUser",
-);
+export const AdminUser = User.extend({
+  tier_grant: z.enum(tiers).nullable().openapi({
+    description: "Given by an administrator: outranks the subscription and earns nothing.",
+  }),
+  last_login_at: z.iso.datetime().nullable(),
+}).openapi("AdminUser");
 export type AdminUser = z.infer<typeof AdminUser>;
 
 export const AdminUserList = z
@@ -28,7 +31,9 @@ export type UsersQuery = z.infer<ReturnType<typeof usersQuery>>;
 
 export const UserChange = z
   .strictObject({
-    tier: z.enum(tiers).optional(),
+    tier: z.enum(tiers).nullable().optional().openapi({
+      description: "A grant without revenue; null clears it.",
+    }),
     role: z.enum(roles).optional(),
     is_active: z.boolean().optional(),
   })
@@ -60,4 +65,7 @@ export const AuditList = z
 
 /** A user as administrators see them. */
 export const adminUserOf = (row: UserRow): AdminUser =>
-  Object.assign(userOf(row), { last_login_at: row.lastLoginAt?.toISOString() ?? null });
+  Object.assign(userOf(row), {
+    tier_grant: row.tierGrant,
+    last_login_at: row.lastLoginAt?.toISOString() ?? null,
+  });

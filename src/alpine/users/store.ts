@@ -138,6 +138,7 @@ export function newUser(
   return {
     id: Bun.randomUUIDv7("hex", nowMs),
     tier: "starter",
+    tierGrant: null,
     role: "user",
     isActive: true,
     isVerified: false,

@@ -144,6 +144,7 @@ describe("the list of users", () => {
       email: boss.email,
       full_name: expect.any(String) as never,
       tier: "starter",
+      tier_grant: null,
       role: "admin",
       is_active: true,
       is_verified: false,

@@ -1,0 +1,80 @@
+import { plans, type Tier, tiers, type UserRole } from "../../../db/alpine/schema";
+import { type Entitlement, fullView, viewOf } from "../../http/entitlement";
+import type { Changes } from "../changes";
+import type { Database } from "../database";
+
+export type PlanRow = typeof plans.$inferSelect;
+
+type Options = {
+  db: () => Database;
+  changes: Changes;
+  /** How often administrators may read. */
+  requestsPerMinute: number;
+};
+
+/** The plans as they are now, in process: nobody waits for a database to learn what they may. */
+export class Plans {
+  readonly #rows = new Map<Tier, PlanRow>();
+  readonly #entitlements = new Map<Tier, Entitlement>();
+  readonly #administrator: Entitlement;
+
+  constructor(private readonly options: Options) {
+    this.#administrator = {
+      plan: "admin",
+      view: fullView,
+      requestsPerMinute: options.requestsPerMinute,
+      streamsMax: Infinity,
+      webhooksMax: Infinity,
+      historyDays: null,
+      export: true,
+    };
+    // Nothing is given away before the plans are known.
+    for (const tier of tiers) this.#entitlements.set(tier, closed(tier));
+    options.changes.onReload(() => this.#load());
+    options.changes.listen(async (change) => {
+      if (change.kind === "plan") await this.#load();
+    });
+  }
+
+  /** The plans, cheapest tier first; empty until they were read once. */
+  get all(): PlanRow[] {
+    return tiers.map((tier) => this.#rows.get(tier)).filter((row) => row !== undefined);
+  }
+
+  /** What holders of this tier may: an object that is changed in place when the plan is. */
+  entitlementOf(tier: Tier, role: UserRole): Entitlement {
+    const held = role === "admin" ? undefined : this.#entitlements.get(tier);
+    return held ?? this.#administrator;
+  }
+
+  async #load(): Promise<void> {
+    for (const row of await this.options.db().select().from(plans)) {
+      this.#rows.set(row.tier, row);
+      const held = this.#entitlements.get(row.tier);
+      if (held) Object.assign(held, entitlementOf(row));
+    }
+  }
+}
+
+const entitlementOf = (row: PlanRow): Entitlement => ({
+  plan: row.tier,
+  view: viewOf(row.premium, row.delaySeconds),
+  requestsPerMinute: row.requestsPerMinute,
+  streamsMax: row.streamsMax,
+  webhooksMax: row.webhooksMax,
+  historyDays: row.historyDays,
+  export: row.export,
+});
+
+const closed = (plan: Tier): Entitlement => ({
+  plan,
+  view: viewOf(false, delaySecondsMax),
+  requestsPerMinute: 1,
+  streamsMax: 0,
+  webhooksMax: 0,
+  historyDays: 0,
+  export: false,
+});
+
+/** The longest delay that a plan may have. */
+export const delaySecondsMax = 30 * 86_400;

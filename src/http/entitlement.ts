@@ -1,0 +1,35 @@
+/** What somebody may see of the signals. There is one object for each that differs. */
+export type View = {
+  /** Signals of confidence 95 and above. */
+  readonly premium: boolean;
+  /** How long after its arrival a signal is withheld. */
+  readonly delaySeconds: number;
+};
+
+/** What a plan gives. The object of a plan stays and is changed in place: whoever holds it is told. */
+export type Entitlement = {
+  /** The name of the plan. */
+  plan: string;
+  view: View;
+  requestsPerMinute: number;
+  streamsMax: number;
+  webhooksMax: number;
+  /** How far back the journal of deliveries reaches; null: without end. */
+  historyDays: number | null;
+  export: boolean;
+};
+
+const views = new Map<string, View>();
+
+/** The one object of this view. */
+export function viewOf(premium: boolean, delaySeconds: number): View {
+  const key = `${premium} ${delaySeconds}`;
+  const held = views.get(key);
+  if (held) return held;
+  const made: View = Object.freeze({ premium, delaySeconds });
+  views.set(key, made);
+  return made;
+}
+
+/** Everything at once: of open reading, of the operator's tokens and of administrators. */
+export const fullView = viewOf(true, 0);
