@@ -308,7 +308,7 @@ export const providers = ["manual", "stripe"] as const;
 export type Provider = (typeof providers)[number];
 
 export const subscriptionStatuses = [
-  /** Waits for its first payment. */
+  /** Waits for a payment: the first, or one that did not come within the grace period. */
   "incomplete",
   "trialing",
   "active",
@@ -354,6 +354,9 @@ export const subscriptions = pgTable(
     index("idx_subscription_due")
       .on(t.periodEnd)
       .where(sql`${t.status} <> 'ended'`),
+    index("idx_subscription_grace")
+      .on(t.graceUntil)
+      .where(sql`${t.status} = 'past_due'`),
     check("subscriptions_tier", oneOf("tier", tiers)),
     check("subscriptions_status", oneOf("status", subscriptionStatuses)),
     check("subscriptions_provider", oneOf("provider", providers)),
@@ -374,6 +377,8 @@ export const invoices = pgTable(
     userId: uuid("user_id").notNull(),
     reason: text("reason").$type<InvoiceReason>().notNull(),
     tier: text("tier").$type<Tier>().notNull(),
+    /** What a whole period costs once this is paid: an upgrade is asked for a part of it. */
+    priceMinor: integer("price_minor").notNull(),
     amountMinor: integer("amount_minor").notNull(),
     currency: char("currency", { length: 3 }).notNull(),
     periodStart: at("period_start").notNull(),
@@ -386,6 +391,7 @@ export const invoices = pgTable(
   (t) => [
     index("idx_invoice_user").on(t.userId, t.createdAt, t.id),
     index("idx_invoice_subscription").on(t.subscriptionId, t.createdAt),
+    index("idx_invoice_created").on(t.createdAt, t.id),
     check("invoices_reason", oneOf("reason", invoiceReasons)),
     check("invoices_status", oneOf("status", invoiceStatuses)),
   ],
@@ -438,6 +444,7 @@ export const revenueMovements = pgTable(
   },
   (t) => [
     index("idx_movement_at").on(t.at),
+    index("idx_movement_user").on(t.userId, t.at),
     index("idx_movement_subscription").on(t.subscriptionId, t.at),
     check("movements_kind", oneOf("kind", movementKinds)),
   ],
