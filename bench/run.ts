@@ -10,6 +10,7 @@ import { revoked } from "./benches/revoked";
 import { scale } from "./benches/scale";
 import { stale } from "./benches/stale";
 import { startup } from "./benches/startup";
+import { subscribed } from "./benches/subscribed";
 import { tail } from "./benches/tail";
 import { throughput } from "./benches/throughput";
 import { wire } from "./benches/wire";
@@ -36,6 +37,7 @@ const benches: readonly Bench[] = [
   lookups,
   revoked,
   overshoot,
+  subscribed,
 ];
 const names = benches.map(({ name }) => name);
 

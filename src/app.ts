@@ -92,7 +92,6 @@ export function createApp(deps: Deps) {
     config,
     log,
     metrics,
-    limitOptions: admission.limiter.options,
     draining,
     refuse,
     routeOf: ({ request, path }) => {

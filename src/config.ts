@@ -101,6 +101,7 @@ export const Variables = z.object({
   DB_POOL_SIZE: z.string().default("20").pipe(count(1, 1_000)),
   DB_MAX_OVERFLOW: z.string().default("10").pipe(count(0, 1_000)),
   DB_POOL_RECYCLE: z.string().default("3600").pipe(count(1, 1_000_000)),
+  RIGHTS_MAX_AGE: z.string().default("86400").pipe(count(5, 31_536_000)),
   REDIS_URL: url("redis:", "rediss:").optional(),
   REDIS_HOST: z.string().min(1).optional(),
   REDIS_PORT: z.string().default("6379").pipe(count(1, 65_535)),
@@ -147,6 +148,8 @@ export type Config = Readonly<{
   dbPoolSize: number;
   dbMaxOverflow: number;
   dbPoolRecycleSeconds: number;
+  /** For how long known keys go on reading by the rights last known, while the database is away. */
+  rightsMaxAgeSeconds: number;
   /** Null: everything that Redis would hold is held in process. */
   redisUrl: string | null;
   cacheTtlSeconds: number;
@@ -210,6 +213,7 @@ export function readConfig(env: Record<string, string | undefined>, role: Role =
     dbPoolSize: v.DB_POOL_SIZE,
     dbMaxOverflow: v.DB_MAX_OVERFLOW,
     dbPoolRecycleSeconds: v.DB_POOL_RECYCLE,
+    rightsMaxAgeSeconds: v.RIGHTS_MAX_AGE,
     redisUrl: v.REDIS_URL ?? redisUrl(v),
     cacheTtlSeconds: v.CACHE_TTL,
     jwtSecrets: v.JWT_SECRET,

@@ -40,7 +40,6 @@ export type Overrides = {
 };
 
 const limiterKeysMax = 100_000;
-const minuteMs = 60_000;
 
 /** Opens everything that the configuration asks for. @throws SetupError that names the fix. */
 export async function openDeps(config: Config, overrides: Overrides = {}): Promise<Deps> {
@@ -49,7 +48,6 @@ export async function openDeps(config: Config, overrides: Overrides = {}): Promi
   const metrics = new Metrics();
   const limiter = new SlidingWindow({
     limit: config.rateLimitPerMinute,
-    windowMs: minuteMs,
     keysMax: limiterKeysMax,
     now,
   });
@@ -68,7 +66,6 @@ export async function openDeps(config: Config, overrides: Overrides = {}): Promi
     config,
     log,
     metrics,
-    limitOptions: limiter.options,
     now,
     beforeWriting,
     synchronous: overrides.synchronous ?? "FULL",

@@ -149,6 +149,7 @@ describe("what is refused, by its name", () => {
     ["DB_POOL_SIZE", ["0", "x"]],
     ["DB_MAX_OVERFLOW", ["-1"]],
     ["DB_POOL_RECYCLE", ["0", "1h"]],
+    ["RIGHTS_MAX_AGE", ["0", "4", "1d"]],
     ["REDIS_URL", ["http://hidden@r", "hidden"]],
     ["REDIS_PORT", ["0", "x"]],
     ["CACHE_TTL", ["0", "x"]],

@@ -108,6 +108,8 @@ async function run(context: Context): Promise<Result> {
   const of = (name: string) => samples.get(name) ?? [];
   const rate = (name: string) => of(name).map((sample) => sample.requestsPerSecond);
   const cpu = (name: string) => median(of(name).map((sample) => sample.cpuUsPerRequest));
+  // Two processes of one program differ by up to a fifth for as long as they live: both count.
+  const twins = rate(pollConstant).map((one, i) => (one + (rate(twin)[i] ?? one)) / 2);
   result.tables.push({
     title: "Closed loop, 32 connections, medians (least–greatest) of the rounds",
     columns: ["variant", "requests/s", "× constant", "CPU-µs/request", "× by CPU", "core used"],
@@ -125,7 +127,7 @@ async function run(context: Context): Promise<Result> {
     }),
   });
   result.notes.push(
-    `The raw constant against itself: ${spread(ratios(rate(twin), rate(pollConstant)), 3)}. No difference smaller than this spread is one. The constants send the same bytes and headers, and are sent the same.`,
+    `The raw constant against itself: ${spread(ratios(rate(twin), rate(pollConstant)), 3)}. No difference smaller than this spread is one: the poll is compared with the mean of both (with the one ${spread(ratios(rate(poll), rate(pollConstant)), 2)}, with the other ${spread(ratios(rate(poll), rate(twin)), 2)}). The constants send the same bytes and headers, and are sent the same.`,
     "FastAPI does what the replaced service did, with what is fastest for it: the token decoded, one look into Redis for a revoked token and one for the user, who is found there; uvloop, httptools, hiredis. Postgres and Redis run on the generator's core.",
   );
   const figure = (name: string, least: number, found: number[], digits = 2) =>
@@ -138,7 +140,7 @@ async function run(context: Context): Promise<Result> {
   figure(
     "`/latest` with an API key, Postgres and Redis configured, × raw Bun constant",
     0.65,
-    ratios(rate(poll), rate(pollConstant)),
+    ratios(rate(poll), twins),
   );
   await countCommands(context, result, backend, serve, key);
   figure("`/api/auth/me`, cached, × raw Bun constant", 0.35, ratios(rate(me), rate(meConstant)));

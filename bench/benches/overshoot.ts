@@ -25,9 +25,9 @@ async function run(context: Context): Promise<Result> {
   await using servers = new Servers();
   const db = workingCopy(1_000, "overshoot");
   servers.afterwards(() => discard(db));
-  const env = { RATE_LIMIT_PER_MINUTE: String(limit) };
   for (let i = 1; i <= processes; i += 1) {
-    servers.add(await startAccounts({ db, instance: `overshoot-${i}`, backend, env }));
+    const instance = `overshoot-${i}`;
+    servers.add(await startAccounts({ db, instance, backend, requestsPerMinute: limit }));
   }
   const [first] = servers.all;
   if (!first) throw new Error("no server was started");

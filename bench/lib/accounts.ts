@@ -1,6 +1,8 @@
+import { join } from "node:path";
 import { ownPostgres, redis, type TestPostgres } from "../../test/harness/servers";
+import { rootDir } from "./paths";
 import type { Server } from "./peers";
-import { type ProductOptions, startProduct } from "./product";
+import { dataDirOf, type ProductOptions, startProduct } from "./product";
 
 /** What servers with accounts share: a Postgres with one database for us, and a Redis. */
 export type Backend = AsyncDisposable & {
@@ -35,10 +37,16 @@ export async function startBackend(): Promise<Backend> {
 type AccountsOptions = Omit<ProductOptions, "kind" | "role"> & {
   /** Null for the embedded Postgres, and no Redis. */
   backend: (Pick<Backend, "databaseUrl" | "jwtSecret"> & { redisUrl: string | null }) | null;
+  /** What every plan lets its holders read; nobody meets it when left out. */
+  requestsPerMinute?: number;
 };
 
+/** Our server with an administrator's session. */
+export type AccountsServer = Server & { operator: Session };
+
 /** Starts our server with accounts, and waits until they can be used. */
-export function startAccounts({ backend, ...options }: AccountsOptions): Promise<Server> {
+export async function startAccounts(given: AccountsOptions): Promise<AccountsServer> {
+  const { backend, requestsPerMinute = 1_000_000_000, ...options } = given;
   const env = {
     ...(backend && { DATABASE_URL: backend.databaseUrl, JWT_SECRET: backend.jwtSecret }),
     ...(backend?.redisUrl && { REDIS_URL: backend.redisUrl }),
@@ -46,7 +54,29 @@ export function startAccounts({ backend, ...options }: AccountsOptions): Promise
     TRUST_PROXY: "1",
     ...options.env,
   };
-  return startProduct({ ...options, kind: "serve", role: "all", env });
+  const server = await startProduct({ ...options, kind: "serve", role: "all", env });
+  try {
+    const operator = await makeOperator(server, { ...env, DATA_DIR: dataDirOf(options.instance) });
+    for (const tier of ["starter", "pro", "elite"]) {
+      const change = { requests_per_minute: requestsPerMinute };
+      await must(200, server, "PATCH", `/api/admin/plans/${tier}`, change, operator.headers);
+    }
+    return { ...server, operator };
+  } catch (error) {
+    await server.child.stop();
+    throw error;
+  }
+}
+
+/** An administrator, made by the command as an operator makes them; once for servers that share. */
+async function makeOperator(server: Server, env: Record<string, string>): Promise<Session> {
+  const email = "operator@example.com";
+  const main = join(rootDir, "src/main.ts");
+  Bun.spawnSync([process.execPath, main, "admin", "create", "--email", email], {
+    env: { ...process.env, ...env },
+    stdin: Buffer.from(`${password}\n`),
+  });
+  return logIn(server, { email, password, address: "10.255.0.1" });
 }
 
 const password = "correct horse battery staple";

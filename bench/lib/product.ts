@@ -76,9 +76,12 @@ async function settled(pid: number): Promise<void> {
   throw new Error(`a server was still busy ${settleMs} ms after its start`);
 }
 
+/** What a server of this name keeps its things in. */
+export const dataDirOf = (instance: string): string => join(cacheDir, "data", `dir-${instance}`);
+
 /** The environment of a benched server: a client with a token, and a limit that nothing meets. */
 export function productEnv(db: string, instance: string): Record<string, string> {
-  const dataDir = join(cacheDir, "data", `dir-${instance}`);
+  const dataDir = dataDirOf(instance);
   rmSync(dataDir, { recursive: true, force: true });
   mkdirSync(dataDir, { recursive: true });
   return {

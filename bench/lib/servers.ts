@@ -5,7 +5,7 @@ export class Servers {
   readonly all: Server[] = [];
   readonly #afterwards: (() => void)[] = [];
 
-  add(server: Server): Server {
+  add<S extends Server>(server: S): S {
     this.all.push(server);
     return server;
   }

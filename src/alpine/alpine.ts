@@ -45,6 +45,7 @@ const staleMs = 5_000;
 /** There is no other server, and this one's own changes are known; a long query holds the look up. */
 const embeddedStaleMs = 60_000;
 const tendEveryMs = 30_000;
+const judgeEveryMs = 500;
 const starting = "Accounts are starting. Try again.";
 
 /** The control plane: everything that stands on Postgres. Opens behind a server that listens. */
@@ -72,7 +73,7 @@ export class Alpine implements AsyncDisposable {
   #tokens: AccessTokens | null = null;
   #ready = false;
   #ended = false;
-  #timer: Timer | null = null;
+  readonly #timers: Timer[] = [];
 
   private constructor(readonly options: AlpineOptions) {
     const { config, log, now, redis, showLinks } = options;
@@ -164,7 +165,7 @@ export class Alpine implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#ended = true;
-    if (this.#timer) clearInterval(this.#timer);
+    for (const timer of this.#timers) clearInterval(timer);
     this.changes.stop();
     // What is being started is there before it is ended.
     await this.started.catch(() => undefined);
@@ -196,15 +197,24 @@ export class Alpine implements AsyncDisposable {
     });
     if (this.#ended) return;
     await this.passwords.warm();
-    this.#timer = setInterval(() => {
+    this.#every(judgeEveryMs, () => {
+      const { rightsMaxAgeSeconds } = this.options.config;
+      this.credentials.outdated = this.changes.ageMs > rightsMaxAgeSeconds * 1000;
+    });
+    this.#every(tendEveryMs, () => {
       this.tend().catch((error: unknown) => {
         log.debug({ reason: String(error) }, "accounts not tended");
       });
-    }, tendEveryMs);
-    this.#timer.unref();
+    });
     this.#ready = true;
     const took = Math.round(performance.now() - begunAt);
     log.info({ duration_ms: took, keys: this.credentials.keyCount }, "accounts ready");
+  }
+
+  #every(ms: number, work: () => void): void {
+    const timer = setInterval(work, ms);
+    timer.unref();
+    this.#timers.push(timer);
   }
 
   /** Libraries are loaded here: a server that just started answers polls first. */

@@ -34,6 +34,7 @@ export const auditEvents = [
   "key_revoked",
   "admin_created",
   "admin_refused",
+  "plan_changed",
   "tier_granted",
   "tier_changed",
   "role_changed",

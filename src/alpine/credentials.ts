@@ -61,6 +61,8 @@ export class Credentials implements Known {
   readonly #keysByUser = new Map<string, Set<KeyHolder>>();
   readonly #revoked = new Map<string, { fromGeneration: number | null; expiresAtMs: number }>();
   #remembered = new Map<string, KeyHolder | SessionHolder>();
+  /** True when the database was silent for so long that nobody's rights are believed any more. */
+  outdated = false;
   #used: (KeyHolder | SessionHolder)[] = [];
   /** Keys are read one time after the other: an older reading must not overtake a newer one. */
   #reading: Promise<unknown> = Promise.resolve();
@@ -158,8 +160,8 @@ export class Credentials implements Known {
 
   /** @throws AppError 503 for one that could not be read again after it was changed. */
   #isGood(holder: KeyHolder | SessionHolder, nowMs: number): boolean {
-    if (holder.state !== "good") {
-      if (holder.state === "unsure") throw unsure();
+    if (this.outdated || holder.state !== "good") {
+      if (this.outdated || holder.state === "unsure") throw unsure();
       return false;
     }
     if (nowMs >= holder.expiresAtMs) return false;

@@ -6,10 +6,19 @@ import { recoveryRoutes } from "./auth/recovery.routes";
 import { authRoutes } from "./auth/routes";
 import { keyRoutes } from "./keys/routes";
 import type { Plane } from "./plane";
+import { planRoutes } from "./plans/routes";
 import { userRoutes } from "./users/routes";
 
 /** Mounts every route of the control plane. */
 export function mountAlpine(app: OpenAPIHono<AppEnv>, plane: Plane): void {
-  const modules = [authRoutes, recoveryRoutes, setupRoutes, keyRoutes, userRoutes, adminRoutes];
+  const modules = [
+    authRoutes,
+    recoveryRoutes,
+    setupRoutes,
+    keyRoutes,
+    userRoutes,
+    planRoutes,
+    adminRoutes,
+  ];
   for (const routes of modules) app.route("/", routes(plane));
 }

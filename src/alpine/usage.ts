@@ -79,7 +79,7 @@ export class Usage {
         AS given (id, requests)
       JOIN users u ON u.id = given.id
       ORDER BY u.id FOR KEY SHARE OF u
-      ON CONFLICT (user_id, day) DO UPDATE SET requests = usage.requests + excluded.requests`);
+      ON CONFLICT (user_id, day, route_class) DO UPDATE SET requests = usage.requests + excluded.requests`);
   }
 }
 

@@ -2,7 +2,6 @@ import { dirname } from "node:path";
 import type { Config } from "../config";
 import { AppError, SetupError } from "../errors";
 import { Cursors } from "../http/cursor";
-import { limitPolicyHeaders, type LimitOptions } from "../http/limit";
 import { secureHeaders } from "../http/policy";
 import type { Logger } from "../platform/log";
 import type { Metrics } from "../platform/metrics";
@@ -20,7 +19,6 @@ export type ArgoOptions = {
   config: Config;
   log: Logger;
   metrics: Metrics;
-  limitOptions: LimitOptions;
   now: () => number;
   beforeWriting: () => void;
   synchronous: Synchronous;
@@ -74,7 +72,6 @@ export class Argo implements AsyncDisposable {
       entriesMax: answersMax,
       bytesMax: answersBytesMax,
       headers: secureHeaders,
-      commonHeaders: limitPolicyHeaders(options.limitOptions),
     });
     this.stats = new SignalStats(reader, this.far);
     // Without our own tables cursors live as long as this process.

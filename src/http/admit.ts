@@ -2,9 +2,10 @@ import type { Context, MiddlewareHandler } from "hono";
 import { type RateLimitInfo, rateLimiter } from "hono-rate-limiter";
 import type { Config } from "../config";
 import { AppError } from "../errors";
+import type { Quota } from "./entitlement";
 import type { AppEnv, Exchange } from "./exchange";
 import type { Guard, Principal, Scope } from "./guard";
-import { limitExceeded, type SlidingWindow, type Verdict } from "./limit";
+import { limitExceeded, type SlidingWindow, type Verdict, windowMs } from "./limit";
 import { addressKey, clientAddress } from "./policy";
 import { asking } from "./rights";
 
@@ -46,15 +47,21 @@ export class Admission {
   readers(): MiddlewareHandler<AppEnv> {
     return asking(
       "signals:read",
-      this.#limited((c) => this.#readerKey(c.req.raw, c.env)),
+      this.#limited(
+        (c) => this.#readerKey(c.req.raw, c.env),
+        (c) => this.#quotaOf(c.env.principal),
+      ),
     );
   }
 
-  /** Limited like readers: those who hold the scope, who are then `c.env.principal`. */
+  /**
+   * Those who hold the scope, who are then `c.env.principal`. Limited like anonymous readers and
+   * apart from their polls: a bot that is too fast must not keep its owner from their account.
+   */
   holders(scope: Scope): MiddlewareHandler<AppEnv> {
     const limited = this.#limited((c) => {
       const principal = this.holder(c.req.raw, c.env, scope);
-      return principal instanceof Promise ? principal.then(idOf) : principal.id;
+      return principal instanceof Promise ? principal.then(holderKey) : holderKey(principal);
     });
     return asking(scope, limited);
   }
@@ -65,27 +72,33 @@ export class Admission {
   }
 
   #limited(
-    keyGenerator: (c: Context<AppEnv>) => string | Promise<string>,
+    keyOf: (c: Context<AppEnv>) => string | Promise<string>,
+    quotaOf: (c: Context<AppEnv>) => Quota = () => this.limiter.quota,
   ): MiddlewareHandler<AppEnv> {
-    const { options } = this.limiter;
+    const { limiter } = this;
     const note = (c: Context<AppEnv>): Verdict => {
       const { limit, used, remaining, resetTime } = c.get("rateLimit" as never) as RateLimitInfo;
       const resetAtSeconds = Math.ceil((resetTime?.getTime() ?? 0) / 1000);
-      const resetSeconds = Math.max(1, resetAtSeconds - Math.floor(options.now() / 1000));
+      const untilReset = Math.max(1, resetAtSeconds - Math.floor(limiter.options.now() / 1000));
       const allowed = used <= limit;
-      const windowSeconds = Math.ceil(options.windowMs / 1000);
-      const shown = allowed ? Math.min(resetSeconds, windowSeconds) : resetSeconds;
-      return (c.env.verdict = { allowed, limit, remaining, resetSeconds: shown, resetAtSeconds });
+      const resetSeconds = allowed ? Math.min(untilReset, windowMs / 1000) : untilReset;
+      const quota = quotaOf(c);
+      return (c.env.verdict = { allowed, quota, remaining, resetSeconds, resetAtSeconds });
+    };
+    const keyGenerator = async (c: Context<AppEnv>): Promise<string> => {
+      const key = await keyOf(c);
+      limiter.assign(key, quotaOf(c));
+      return key;
     };
     const limit = rateLimiter<AppEnv>({
-      limit: options.limit,
-      windowMs: options.windowMs,
+      limit: (c) => quotaOf(c).limit,
+      windowMs,
       // Written from the verdict with all the other headers, on refusals too.
       standardHeaders: false,
       keyGenerator,
-      store: this.limiter,
+      store: limiter,
       handler: (c) => {
-        throw limitExceeded(options, note(c));
+        throw limitExceeded(note(c));
       },
     });
     return function limited(c, next) {
@@ -103,9 +116,13 @@ export class Admission {
   }
 
   #admit(key: string, exchange: Exchange): void {
-    const verdict = this.limiter.take(key);
+    const verdict = this.limiter.take(key, this.#quotaOf(exchange.principal));
     exchange.verdict = verdict;
-    if (!verdict.allowed) throw limitExceeded(this.limiter.options, verdict);
+    if (!verdict.allowed) throw limitExceeded(verdict);
+  }
+
+  #quotaOf(principal: Principal | undefined): Quota {
+    return principal?.account?.entitlement.quota ?? this.limiter.quota;
   }
 
   #readerKey(request: Request, exchange: Exchange): string | Promise<string> {
@@ -134,7 +151,7 @@ export class Admission {
     if (!(error instanceof AppError) || error.code !== "unauthorized") return error;
     const verdict = this.limiter.take(this.#addressKey(request, exchange));
     exchange.verdict = verdict;
-    return verdict.allowed ? error : limitExceeded(this.limiter.options, verdict);
+    return verdict.allowed ? error : limitExceeded(verdict);
   }
 
   #addressKey(request: Request, exchange: Exchange): string {
@@ -142,4 +159,4 @@ export class Admission {
   }
 }
 
-const idOf = ({ id }: Principal): string => id;
+const holderKey = ({ id, account }: Principal): string => (account ? `${id}/account` : id);

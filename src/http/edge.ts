@@ -7,7 +7,7 @@ import type { Metrics } from "../platform/metrics";
 import type { Count, Distribution } from "../platform/series";
 import { createForwardedWarning } from "./forwarded";
 import type { Exchange, JsonAnswer } from "./exchange";
-import { limitPolicyHeaders, type LimitOptions, setLimitHeaders } from "./limit";
+import { setLimitHeaders } from "./limit";
 import { acceptsGzip, allowOrigin, secureHeaders } from "./policy";
 import { StampedHeaders } from "./stamp";
 
@@ -26,7 +26,6 @@ type EdgeDeps = {
   config: Config;
   log: Logger;
   metrics: Metrics;
-  limitOptions: LimitOptions;
   /** True once the server drains: connections are closed after their answer. */
   draining: () => boolean;
 };
@@ -50,11 +49,9 @@ let requests = 0;
  */
 export function createEdge(deps: EdgeDeps): (handler: Handler) => Fetch {
   const { config, log, metrics, refuse } = deps;
-  const policy = Object.entries(limitPolicyHeaders(deps.limitOptions));
   const json = new Headers([
     ...always,
     ...unlessGiven,
-    ...policy,
     ["Content-Type", "application/json"],
     ["Vary", vary],
   ]);
@@ -149,7 +146,6 @@ export function createEdge(deps: EdgeDeps): (handler: Handler) => Fetch {
     headers.append("Vary", vary);
     headers.set("X-Request-Id", requestId);
     if (!verdict) return;
-    for (const [name, value] of policy) headers.set(name, value);
     setLimitHeaders(headers, verdict);
   }
 

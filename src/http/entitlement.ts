@@ -6,12 +6,14 @@ export type View = {
   readonly delaySeconds: number;
 };
 
+/** How often somebody may come, and by which name the headers of limits call that. */
+export type Quota = { readonly name: string; readonly limit: number };
+
 /** What a plan gives. The object of a plan stays and is changed in place: whoever holds it is told. */
 export type Entitlement = {
-  /** The name of the plan. */
-  plan: string;
   view: View;
-  requestsPerMinute: number;
+  /** Reads of signals in a minute. */
+  quota: Quota;
   streamsMax: number;
   webhooksMax: number;
   /** How far back the journal of deliveries reaches; null: without end. */

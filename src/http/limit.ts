@@ -1,10 +1,12 @@
 import type { Store } from "hono-rate-limiter";
 import { AppError } from "../errors";
+import type { Quota } from "./entitlement";
 import type { AppEnv } from "./exchange";
 
 /** The counts of one key. `unsent` and `noted` are for whoever shares them between processes. */
 export type Window = {
   readonly key: string;
+  quota: Quota;
   startedAt: number;
   current: number;
   previous: number;
@@ -17,14 +19,22 @@ export type Window = {
 /** What a limiter says of one request. */
 export type Verdict = {
   allowed: boolean;
-  limit: number;
+  quota: Quota;
   remaining: number;
   /** Seconds until the window has passed or, when refused, until a request fits again. */
   resetSeconds: number;
   resetAtSeconds: number;
 };
 
-export type LimitOptions = { limit: number; windowMs: number; keysMax: number; now: () => number };
+export const windowMs = 60_000;
+const windowSeconds = windowMs / 1000;
+
+export type LimitOptions = {
+  /** Requests in a minute of those whom no plan covers. */
+  limit: number;
+  keysMax: number;
+  now: () => number;
+};
 
 /**
  * A sliding window for each key: the count of this window plus the part of the last one that
@@ -38,8 +48,12 @@ export class SlidingWindow implements Store<AppEnv> {
   #old = new Map<string, Window>();
   #turnedAt = 0;
   #onTaken: ((window: Window) => void) | null = null;
+  /** Of those whom no plan covers. */
+  readonly quota: Quota;
 
-  constructor(readonly options: LimitOptions) {}
+  constructor(readonly options: LimitOptions) {
+    this.quota = { name: "default", limit: options.limit };
+  }
 
   /** Calls this with the window of each request from now on, let in or refused. */
   share(onTaken: (window: Window) => void): void {
@@ -50,10 +64,11 @@ export class SlidingWindow implements Store<AppEnv> {
     return this.#young.size + this.#old.size;
   }
 
-  take(key: string): Verdict {
-    const { limit, windowMs, now } = this.options;
+  take(key: string, quota = this.quota): Verdict {
+    const { now } = this.options;
+    const { limit } = quota;
     const at = now();
-    const window = this.#window(key, at);
+    const window = this.#window(key, at, quota);
     const elapsed = at - window.startedAt;
     const used = window.previous * (1 - elapsed / windowMs) + window.current;
     const allowed = used + 1 <= limit;
@@ -66,17 +81,23 @@ export class SlidingWindow implements Store<AppEnv> {
     const waitMs = allowed ? windowMs - elapsed : this.#waitMs(window, elapsed);
     return {
       allowed,
-      limit,
+      quota,
       remaining: allowed ? Math.max(0, Math.floor(limit - used - 1)) : 0,
       resetSeconds: Math.max(1, Math.ceil(waitMs / 1000)),
       resetAtSeconds: Math.ceil((at + waitMs) / 1000),
     };
   }
 
-  /** For hono-rate-limiter. */
+  /** Notes the quota of a key, for whoever asks by the key alone. */
+  assign(key: string, quota: Quota): void {
+    this.#window(key, this.options.now(), quota);
+  }
+
+  /** For hono-rate-limiter, which knows nothing but the key. */
   increment(key: string): { totalHits: number; resetTime: Date } {
-    const { allowed, limit, remaining, resetAtSeconds } = this.take(key);
-    const totalHits = allowed ? limit - remaining : limit + 1;
+    const known = (this.#young.get(key) ?? this.#old.get(key))?.quota;
+    const { allowed, quota, remaining, resetAtSeconds } = this.take(key, known);
+    const totalHits = allowed ? quota.limit - remaining : quota.limit + 1;
     return { totalHits, resetTime: new Date(resetAtSeconds * 1000) };
   }
 
@@ -92,14 +113,15 @@ export class SlidingWindow implements Store<AppEnv> {
     this.#old.delete(key);
   }
 
-  #window(key: string, at: number): Window {
-    const { limit, windowMs } = this.options;
+  #window(key: string, at: number, quota: Quota): Window {
+    const { limit } = quota;
     const held = this.#held(key, at);
     if (!held) {
-      const made = { key, startedAt: at, current: 0, previous: 0, unsent: 0, noted: false };
+      const made = { key, quota, startedAt: at, current: 0, previous: 0, unsent: 0, noted: false };
       this.#young.set(key, made);
       return made;
     }
+    held.quota = quota;
     const age = at - held.startedAt;
     if (age >= 0 && age < windowMs) return held;
     if (age < 0) {
@@ -117,7 +139,7 @@ export class SlidingWindow implements Store<AppEnv> {
 
   /** Two generations: what was not asked for since the last turn goes as a whole. */
   #held(key: string, at: number): Window | undefined {
-    const { windowMs, keysMax } = this.options;
+    const { keysMax } = this.options;
     const aged = Math.abs(at - this.#turnedAt) >= 2 * windowMs;
     if (aged || this.#young.size >= keysMax / 2) {
       this.#old = this.#young;
@@ -135,8 +157,7 @@ export class SlidingWindow implements Store<AppEnv> {
   }
 
   /** Milliseconds until one more request fits. */
-  #waitMs({ current, previous }: Window, elapsed: number): number {
-    const { limit, windowMs } = this.options;
+  #waitMs({ quota: { limit }, current, previous }: Window, elapsed: number): number {
     if (current + 1 <= limit) {
       return Math.max(0, windowMs * (1 - (limit - current - 1) / previous) - elapsed);
     }
@@ -146,14 +167,22 @@ export class SlidingWindow implements Store<AppEnv> {
 
 /** The headers of a verdict: draft-ietf-httpapi-ratelimit-headers and the older X- names. */
 export function setLimitHeaders(headers: Headers, verdict: Verdict): void {
+  setQuota(headers, verdict);
   setRemaining(headers, verdict);
   setReset(headers, verdict);
 }
 
+/** The part that is the same for all whom one plan covers. */
+export function setQuota(headers: Headers, { quota: { name, limit } }: Verdict): void {
+  headers.set("RateLimit-Policy", `"${name}";q=${limit};w=${windowSeconds}`);
+  headers.set("X-RateLimit-Limit", String(limit));
+}
+
 /** The part that changes with each request. */
-export function setRemaining(headers: Headers, { remaining, resetSeconds }: Verdict): void {
+export function setRemaining(headers: Headers, verdict: Verdict): void {
+  const { quota, remaining, resetSeconds } = verdict;
   const left = String(remaining);
-  headers.set("RateLimit", `"default";r=${left};t=${resetSeconds}`);
+  headers.set("RateLimit", `"${quota.name}";r=${left};t=${resetSeconds}`);
   headers.set("X-RateLimit-Remaining", left);
 }
 
@@ -162,23 +191,11 @@ export function setReset(headers: Headers, { resetAtSeconds }: Verdict): void {
   headers.set("X-RateLimit-Reset", String(resetAtSeconds));
 }
 
-/** The headers that are the same for every verdict of one limiter. */
-export function limitPolicyHeaders({ limit, windowMs }: LimitOptions): Record<string, string> {
-  return {
-    "RateLimit-Policy": `"default";q=${limit};w=${Math.round(windowMs / 1000)}`,
-    "X-RateLimit-Limit": String(limit),
-  };
-}
-
 /** 429 that says when to come back. */
-export function limitExceeded(
-  { limit, windowMs }: Pick<LimitOptions, "limit" | "windowMs">,
-  verdict: Verdict,
-): AppError {
-  const seconds = Math.round(windowMs / 1000);
+export function limitExceeded({ quota, resetSeconds }: Verdict): AppError {
   return new AppError(
     "rate_limited",
-    `The limit of ${limit} requests in ${seconds} s is used up. Try again in ${verdict.resetSeconds} s.`,
-    { retryAfterSeconds: verdict.resetSeconds },
+    `The limit of ${quota.limit} requests in ${windowSeconds} s is used up. Try again in ${resetSeconds} s.`,
+    { retryAfterSeconds: resetSeconds },
   );
 }

@@ -1,6 +1,6 @@
 import type { Redis } from "../platform/redis";
 import { Script } from "../platform/script";
-import type { SlidingWindow, Window } from "./limit";
+import { type SlidingWindow, type Window, windowMs } from "./limit";
 
 const intervalMs = 200;
 const spacingMs = 10;
@@ -29,16 +29,11 @@ export class SharedLimit implements AsyncDisposable {
   #hurried = false;
   #lastAt = -Infinity;
   #ended = false;
-  readonly #hotUnsent: number;
-  readonly #tellFrom: number;
 
   constructor(
     private readonly limiter: SlidingWindow,
     private readonly redis: Redis,
   ) {
-    const { limit } = limiter.options;
-    this.#hotUnsent = Math.ceil(limit / 50);
-    this.#tellFrom = Math.ceil(limit / 100);
     limiter.share((window) => this.#note(window));
   }
 
@@ -55,7 +50,7 @@ export class SharedLimit implements AsyncDisposable {
       this.#noted.push(window);
       if (this.#noted.length === 1) this.#runAfter(intervalMs);
     }
-    if (window.unsent >= this.#hotUnsent && !this.#hurried) {
+    if (window.unsent * 50 >= window.quota.limit && !this.#hurried) {
       this.#hurried = true;
       this.#runAfter(Math.max(0, this.#lastAt + spacingMs - performance.now()));
     }
@@ -90,17 +85,18 @@ export class SharedLimit implements AsyncDisposable {
 
   #isWorthTelling(window: Window): boolean {
     window.noted = false;
-    return window.current + window.previous >= this.#tellFrom;
+    return (window.current + window.previous) * 100 >= window.quota.limit;
   }
 
   async #exchange(windows: Window[]): Promise<boolean> {
-    const { limit, windowMs, now } = this.limiter.options;
+    const { now } = this.limiter.options;
     const sentAt = now();
     const sent = windows.map((window) => window.unsent);
-    const args: number[] = [limit, windowMs];
-    for (const { unsent, startedAt, current, previous } of windows) {
+    const args: number[] = [windowMs];
+    for (const { quota, unsent, startedAt, current, previous } of windows) {
       // What was let in before this window began, while Redis was gone, is no longer its business.
-      args.push(Math.min(unsent, current), Math.max(0, sentAt - startedAt), current, previous);
+      const elapsed = Math.max(0, sentAt - startedAt);
+      args.push(quota.limit, Math.min(unsent, current), elapsed, current, previous);
     }
     const keys = windows.map((window) => `limit:${window.key}`);
     const reply = await this.redis.attempt((client) => exchangeScript.run(client, keys, args), {
@@ -121,17 +117,18 @@ export class SharedLimit implements AsyncDisposable {
 }
 
 /**
- * KEYS windows (hash {start, current, previous}); ARGV limit, window in ms, then for each key: let
+ * KEYS windows (hash {start, current, previous}); ARGV window in ms, then for each key: its limit, let
  * in since the last time, and the window as the process knows it: elapsed ms, current, previous.
  * Gives elapsed, current, previous of each. Each key lives as long as it counts.
  */
 const exchangeScript = new Script(`
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local limit, length = tonumber(ARGV[1]), tonumber(ARGV[2])
+local length = tonumber(ARGV[1])
 local reply = {}
 for i, key in ipairs(KEYS) do
-  local at = 4 * i - 1
+  local at = 5 * i - 2
+  local limit = tonumber(ARGV[at - 1])
   local held = redis.call('HMGET', key, 'start', 'current', 'previous')
   local start, current, previous = tonumber(held[1]), tonumber(held[2]), tonumber(held[3])
   if not start or now - start >= 2 * length then

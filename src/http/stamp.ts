@@ -1,5 +1,6 @@
 import type { Exchange } from "./exchange";
-import { setRemaining, setReset } from "./limit";
+import type { Quota } from "./entitlement";
+import { setQuota, setRemaining, setReset } from "./limit";
 
 /**
  * The headers of answers that are asked for often: one object that each answer copies as a whole.
@@ -7,6 +8,7 @@ import { setRemaining, setReset } from "./limit";
  */
 export class StampedHeaders {
   readonly headers: Headers;
+  #quota: Quota | null = null;
   #resetAtSeconds = -1;
 
   constructor(shared: Headers, own: Record<string, string> = {}) {
@@ -22,6 +24,10 @@ export class StampedHeaders {
     const { headers } = this;
     headers.set("X-Request-Id", requestId);
     if (!verdict) return headers;
+    if (this.#quota !== verdict.quota) {
+      this.#quota = verdict.quota;
+      setQuota(headers, verdict);
+    }
     setRemaining(headers, verdict);
     if (this.#resetAtSeconds !== verdict.resetAtSeconds) {
       this.#resetAtSeconds = verdict.resetAtSeconds;

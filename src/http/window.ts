@@ -1,6 +1,6 @@
 import type { Redis } from "../platform/redis";
 import { Script } from "../platform/script";
-import type { Verdict } from "./limit";
+import type { Verdict as LimitVerdict } from "./limit";
 
 const keysMaxDefault = 100_000;
 
@@ -14,6 +14,9 @@ export type WindowOptions = {
   /** Keys held at most, in process and in Redis each. */
   keysMax?: number;
 };
+
+/** What it says of one event. */
+type Verdict = Omit<LimitVerdict, "quota">;
 
 export type Taken = Verdict & {
   /** Uncounts it, as for a login that succeeded. Of no effect when it was refused. */
@@ -116,7 +119,6 @@ export class ExactWindow {
     const waitMs = allowed ? windowMs : Math.max(localMs, shared?.waitMs ?? 0);
     return {
       allowed,
-      limit,
       remaining: allowed ? Math.max(0, limit - used) : 0,
       resetSeconds: Math.max(1, Math.ceil(waitMs / 1000)),
       resetAtSeconds: Math.ceil((at + waitMs) / 1000),

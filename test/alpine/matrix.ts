@@ -71,6 +71,9 @@ export const ROUTES: Record<string, [right: Right, status: number, path?: string
     `/api/admin/users/${SOMEBODY}/sessions`,
   ],
   "GET /api/admin/audit": ["admin:read", 200],
+  "GET /api/plans": ["anybody", 200],
+  "GET /api/admin/plans": ["admin:read", 200],
+  "PATCH /api/admin/plans/:tier": ["admin:write", 422, "/api/admin/plans/starter"],
 };
 
 /** Everybody who may come, and the rights that they have. */

@@ -95,7 +95,11 @@ test("no query of any route reads a table from end to end", async () => {
     body?: unknown,
     by?: string,
   ) => {
-    driven.add(`${method} ${path.replace(/\?.*/, "").replace(/[0-9a-f]{8}-[0-9a-f-]{27}/, ":id")}`);
+    const route = path
+      .replace(/\?.*/, "")
+      .replace(/[0-9a-f]{8}-[0-9a-f-]{27}/, ":id")
+      .replace(/plans\/\w+$/, "plans/:tier");
+    driven.add(`${method} ${route}`);
     return at.must<Record<string, string>>(status, method, path, body, by);
   };
   try {
@@ -259,6 +263,10 @@ async function driveAll(call: Call): Promise<void> {
     const cursor = list["next_cursor"];
     await call(200, "GET", `/api/admin/audit?limit=1&${filter}&cursor=${cursor}`, undefined, boss);
   }
+
+  await call(200, "GET", "/api/plans");
+  await call(200, "GET", "/api/admin/plans", undefined, boss);
+  await call(200, "PATCH", "/api/admin/plans/pro", { premium: true, streams_max: 6 }, boss);
 
   token = (await at.login(moved)).access;
   await call(204, "POST", "/api/auth/logout", undefined, token);

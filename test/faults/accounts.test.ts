@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { openAccounts, PASSWORD, type Accounts } from "../harness/accounts.ts";
-import { signal } from "../harness/app.ts";
+import { READ_TOKEN, signal } from "../harness/app.ts";
 import { until } from "../harness/process.ts";
 import { ownPostgres, redis } from "../harness/servers.ts";
 
@@ -41,6 +41,8 @@ describe("Postgres", () => {
         backend: "postgres+redis",
         servers: { postgres: server },
       });
+      // Before the application is closed, which would wait for a database that is paused.
+      using _resumed = { [Symbol.dispose]: () => server.resume() };
       await at.app.post(signal());
       const member = await at.member();
       const key = await at.key(member);
@@ -87,6 +89,25 @@ describe("Postgres", () => {
     },
     120_000,
   );
+
+  test("gone for longer than rights may be old: known keys are believed no more, until it is back", async () => {
+    await using server = await ownPostgres();
+    await using at = await openAccounts({
+      backend: "postgres",
+      servers: { postgres: server },
+      env: { RIGHTS_MAX_AGE: "5" },
+    });
+    const key = await at.key(await at.member());
+    expect((await poll(at, key)).status).toBe(200);
+    await server.kill();
+    const begun = performance.now();
+    await until(async () => (await poll(at, key)).status === 503, "the rights are too old", 12_000);
+    expect(performance.now() - begun).toBeGreaterThan(4_000);
+    // The operator's own tokens hang on no database.
+    expect((await poll(at, READ_TOKEN)).status).toBe(200);
+    await server.start();
+    await until(async () => (await poll(at, key)).status === 200, "the rights are known", 15_000);
+  }, 60_000);
 
   test("not there at the start: signals flow, accounts follow", async () => {
     await using server = await ownPostgres();

@@ -76,6 +76,8 @@ async function prepare(url: string): Promise<void> {
   await client.connect();
   try {
     await migrate(drizzle(client, { schema }) as unknown as Database);
+    // Tests ask as often as they like, but for those of the limits, which say so.
+    await client.query("UPDATE plans SET requests_per_minute = 1000000000");
   } finally {
     await client.end();
   }

@@ -48,7 +48,6 @@ describe("the sliding window", () => {
         let now = 1_000_000;
         const window = new SlidingWindow({
           limit,
-          windowMs: WINDOW_MS,
           keysMax: 10,
           now: () => now,
         });
@@ -57,7 +56,7 @@ describe("the sliding window", () => {
           now += wait;
           const verdict = window.take("k");
           expect(verdict.allowed).toBe(model.take(now));
-          expect(verdict.limit).toBe(limit);
+          expect(verdict.quota.limit).toBe(limit);
           expect(verdict.remaining).toBeWithin(0, limit);
         }
         const { accepted } = model;
@@ -78,7 +77,6 @@ describe("the sliding window", () => {
     let now = 0;
     const window = new SlidingWindow({
       limit: 60,
-      windowMs: WINDOW_MS,
       keysMax: 10,
       now: () => now,
     });
@@ -100,7 +98,6 @@ describe("the sliding window", () => {
         let now = 1_000_000;
         const window = new SlidingWindow({
           limit,
-          windowMs: WINDOW_MS,
           keysMax: 10,
           now: () => now,
         });
@@ -121,7 +118,6 @@ describe("the sliding window", () => {
         let now = 1_000_000;
         const window = new SlidingWindow({
           limit,
-          windowMs: WINDOW_MS,
           keysMax: 10,
           now: () => now,
         });
@@ -148,7 +144,7 @@ describe("the sliding window", () => {
   test("a million addresses keep no more than the bound, and no longer than they count", () => {
     let now = 0;
     const keysMax = 100_000;
-    const window = new SlidingWindow({ limit: 600, windowMs: WINDOW_MS, keysMax, now: () => now });
+    const window = new SlidingWindow({ limit: 600, keysMax, now: () => now });
     const begun = performance.now();
     for (let i = 0; i < 1_000_000; i += 1) {
       if (i % 100 === 0) now += 1;
@@ -169,7 +165,6 @@ describe("the sliding window", () => {
       let now = 10_000_000;
       const window = new SlidingWindow({
         limit: 10,
-        windowMs: WINDOW_MS,
         keysMax: 10,
         now: () => now,
       });

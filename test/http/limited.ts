@@ -9,7 +9,6 @@ import { until } from "../harness/process.ts";
 export type Orders = {
   url: string;
   limit: number;
-  windowMs: number;
   /** Of each process, evenly. */
   requestsPerSecond: number;
   seconds: number;
@@ -41,9 +40,9 @@ export async function runTogether(orders: Orders, processes: number): Promise<Ou
 
 if (import.meta.main) {
   const orders = JSON.parse(process.argv[2] ?? "") as Orders;
-  const { url, limit, windowMs, requestsPerSecond, seconds } = orders;
+  const { url, limit, requestsPerSecond, seconds } = orders;
   await using redis = new Redis({ url, log: createLog("silent") });
-  const limiter = new SlidingWindow({ limit, windowMs, keysMax: 1_000, now: Date.now });
+  const limiter = new SlidingWindow({ limit, keysMax: 1_000, now: Date.now });
   await using _ = new SharedLimit(limiter, redis);
   await until(() => redis.up, "redis");
   console.log("ready");

@@ -10,7 +10,6 @@ import { redis as startRedis, type TestRedis } from "../harness/servers.ts";
 import { runTogether } from "./limited.ts";
 
 const log = createLog("silent");
-const windowMs = 60_000;
 let server: TestRedis;
 let direct: Client;
 beforeAll(async () => {
@@ -26,7 +25,7 @@ type Member = { limiter: SlidingWindow; shared: SharedLimit; redis: Redis } & As
 
 async function member(limit: number, url = server.url, now = Date.now): Promise<Member> {
   const redis = new Redis({ url, log });
-  const limiter = new SlidingWindow({ limit, windowMs, keysMax: 100_000, now });
+  const limiter = new SlidingWindow({ limit, keysMax: 100_000, now });
   const shared = new SharedLimit(limiter, redis);
   await until(() => redis.up, "redis");
   return {
@@ -198,7 +197,7 @@ describe("four processes", () => {
     expect(takes(first, "customer", 500)).toBe(500);
     await exchanged(first);
     const { letIn, refused } = await runTogether(
-      { url: server.url, limit: 600, windowMs, requestsPerSecond: 5, seconds: 9 },
+      { url: server.url, limit: 600, requestsPerSecond: 5, seconds: 9 },
       4,
     );
     const total = 500 + letIn.length;
@@ -211,7 +210,7 @@ describe("four processes", () => {
     await server.flush();
     const requestsPerSecond = 500;
     const { letIn, refused } = await runTogether(
-      { url: server.url, limit: 600, windowMs, requestsPerSecond, seconds: 1.5 },
+      { url: server.url, limit: 600, requestsPerSecond, seconds: 1.5 },
       4,
     );
     console.log(`burst of 2,000/s at 600/min: ${letIn.length} let in, ${refused} refused`);

@@ -58,7 +58,7 @@ describe.each(["with Redis", "in process"])("%s", (where) => {
     const remaining = verdicts.filter(({ allowed }) => allowed).map((one) => one.remaining);
     expect(remaining.toSorted((a, b) => a - b)).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
     const refused = verdicts.find(({ allowed }) => !allowed);
-    expect(refused).toMatchObject({ limit: 10, remaining: 0 });
+    expect(refused).toMatchObject({ remaining: 0 });
     expect(refused?.resetSeconds).toBeWithin(890, 901);
     expect((await window.take("another")).allowed).toBe(true);
   });
@@ -237,10 +237,10 @@ test("of several windows all are taken or none", async () => {
   const address = open({ limit: 3 });
   const login = (name: string): ReturnType<typeof takeAll> =>
     takeAll([account.take(name), address.take("192.0.2.1")]);
-  expect(await login("a")).toMatchObject({ allowed: true, limit: 2, remaining: 1 });
+  expect(await login("a")).toMatchObject({ allowed: true, remaining: 1 });
   const second = await login("a");
   expect(second).toMatchObject({ allowed: true, remaining: 0 });
-  expect(await login("a")).toMatchObject({ allowed: false, limit: 2 });
+  expect(await login("a")).toMatchObject({ allowed: false });
   expect((await address.peek("192.0.2.1")).remaining).toBe(1);
   await second.giveBack();
   expect((await address.peek("192.0.2.1")).remaining).toBe(2);

@@ -41,10 +41,15 @@ export function findUsers(
  * sender was demoted. @throws AppError 401, 403, 404.
  */
 export async function lockForAdmin(tx: Transaction, adminId: string, id: string): Promise<UserRow> {
+  await mustAdminister(tx, adminId);
+  return (await lockUser(tx, id)) ?? missingUser();
+}
+
+/** The same of whoever asks alone, for what concerns no single user. @throws AppError 401, 403. */
+export async function mustAdminister(tx: Transaction, adminId: string): Promise<void> {
   await lockAdmins(tx);
   const { role } = await lockSelf(tx, adminId);
   if (role !== "admin") throw new AppError("forbidden", "This is for administrators.");
-  return (await lockUser(tx, id)) ?? missingUser();
 }
 
 /** Whether there is any administrator, also one who is shut out. */

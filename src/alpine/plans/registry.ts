@@ -2,8 +2,7 @@ import { plans, type Tier, tiers, type UserRole } from "../../../db/alpine/schem
 import { type Entitlement, fullView, viewOf } from "../../http/entitlement";
 import type { Changes } from "../changes";
 import type { Database } from "../database";
-
-export type PlanRow = typeof plans.$inferSelect;
+import { delaySecondsMax, type PlanRow } from "./schema";
 
 type Options = {
   db: () => Database;
@@ -20,9 +19,8 @@ export class Plans {
 
   constructor(private readonly options: Options) {
     this.#administrator = {
-      plan: "admin",
       view: fullView,
-      requestsPerMinute: options.requestsPerMinute,
+      quota: { name: "admin", limit: options.requestsPerMinute },
       streamsMax: Infinity,
       webhooksMax: Infinity,
       historyDays: null,
@@ -57,24 +55,19 @@ export class Plans {
 }
 
 const entitlementOf = (row: PlanRow): Entitlement => ({
-  plan: row.tier,
   view: viewOf(row.premium, row.delaySeconds),
-  requestsPerMinute: row.requestsPerMinute,
+  quota: { name: row.tier, limit: row.requestsPerMinute },
   streamsMax: row.streamsMax,
   webhooksMax: row.webhooksMax,
   historyDays: row.historyDays,
   export: row.export,
 });
 
-const closed = (plan: Tier): Entitlement => ({
-  plan,
+const closed = (name: Tier): Entitlement => ({
   view: viewOf(false, delaySecondsMax),
-  requestsPerMinute: 1,
+  quota: { name, limit: 1 },
   streamsMax: 0,
   webhooksMax: 0,
   historyDays: 0,
   export: false,
 });
-
-/** The longest delay that a plan may have. */
-export const delaySecondsMax = 30 * 86_400;

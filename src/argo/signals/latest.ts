@@ -29,8 +29,6 @@ type Options = {
   bytesMax: number;
   /** Headers that every full answer carries beside its own. */
   headers: Readonly<Record<string, string>>;
-  /** Headers that every answer, a 304 too, carries beside its own. */
-  commonHeaders: Readonly<Record<string, string>>;
 };
 
 const gzipBytesMin = 1_024;
@@ -71,7 +69,7 @@ export class LatestAnswers {
     private readonly options: Options,
   ) {
     this.#schema = latestQuery(options.pageSizeMax);
-    this.#headers = new AnswerHeaders(options.headers, options.commonHeaders);
+    this.#headers = new AnswerHeaders(options.headers);
   }
 
   /** Bytes held at the moment. */

@@ -5,15 +5,11 @@ export class AnswerHeaders {
   readonly full: Headers;
   readonly unmodified: Headers;
 
-  /**
-   * @param own headers of a full answer alone.
-   * @param common headers that a 304 carries too.
-   */
-  constructor(own: Readonly<Record<string, string>>, common: Readonly<Record<string, string>>) {
+  /** @param own headers of a full answer alone. */
+  constructor(own: Readonly<Record<string, string>>) {
     const cached = {
       "Cache-Control": "private, no-cache",
       Vary: "Accept-Encoding, Origin",
-      ...common,
     };
     this.full = new Headers({ "Content-Type": "application/json", ...own, ...cached });
     this.unmodified = new Headers(cached);
