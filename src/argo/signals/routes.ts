@@ -8,27 +8,15 @@ import type { AppEnv } from "../../http/exchange";
 import { asking } from "../../http/rights";
 import { NoQuery } from "../../http/fields";
 import { limitedBody, mustBeJson } from "../../http/json";
-import { limitedProblems, problems } from "../../http/openapi";
+import { problems } from "../../http/openapi";
 import { refuse, strictQuery } from "../../http/validate";
 import type { Metrics } from "../../platform/metrics";
 import type { Argo } from "../argo";
+import { readRoutes } from "./described";
 import { exportSignals } from "./export";
 import { listSignals } from "./list";
 import { latestPath, type Poll } from "./poll";
-import {
-  Accepted,
-  ExportQuery,
-  HashParam,
-  IdParam,
-  latestQuery,
-  listQuery,
-  ReceivedSignalOut,
-  SignalIn,
-  SignalList,
-  SignalOut,
-  SIGNALS_PER_POST_MAX,
-  Stats,
-} from "./schema";
+import { Accepted, SignalIn, SIGNALS_PER_POST_MAX } from "./schema";
 
 const bodyBytesMax = 1024 * 1024;
 
@@ -44,72 +32,21 @@ type Deps = {
 export function signalRoutes({ config, argo, admission, metrics, poll }: Deps) {
   const written = metrics.ingested.of({ outcome: "written" });
   const duplicates = metrics.ingested.of({ outcome: "duplicate" });
-  const read = [admission.readers(), strictQuery];
   const app = new OpenAPIHono<AppEnv>({ defaultHook: (result) => refuse(result) });
+  const routes = readRoutes(config, [admission.readers(), strictQuery]);
 
-  const latest = createRoute({
-    method: "get",
-    path: latestPath,
-    tags: ["signals"],
-    summary: "The newest signals",
-    description:
-      "Never stale: a poll that begins after a commit has returned shows it. Poll with If-None-Match.",
-    request: { query: latestQuery(config.pageSizeMax) },
-    responses: {
-      200: {
-        description: "Newest first by timestamp, then id",
-        content: { "application/json": { schema: z.array(SignalOut) } },
-        headers: {
-          ETag: { schema: { type: "string" } },
-          "Signal-Head": { schema: { type: "integer" }, description: "Highest visible id" },
-        },
-      },
-      304: { description: "Nothing has changed" },
-      ...limitedProblems,
-    },
-  });
-  app.openAPIRegistry.registerPath(latest);
+  app.openAPIRegistry.registerPath(routes.latest);
 
   app.get(
     latestPath,
     asking("signals:read", (c: Context<AppEnv>) => poll(c.req.raw, c.env)),
   );
 
-  const list = createRoute({
-    method: "get",
-    path: "/api/signals",
-    tags: ["signals"],
-    summary: "Signals page by page",
-    middleware: read,
-    request: { query: listQuery(config.pageSizeMax) },
-    responses: {
-      200: {
-        description: "A page; pass next_cursor to get the next",
-        content: { "application/json": { schema: SignalList } },
-      },
-      ...limitedProblems,
-    },
-  });
-  app.openapi(list, async (c) =>
+  app.openapi(routes.list, async (c) =>
     c.json(await listSignals(c.req.valid("query"), argo.reader, argo.far, argo.cursors), 200),
   );
 
-  const exported = createRoute({
-    method: "get",
-    path: "/api/signals/export",
-    tags: ["signals"],
-    summary: "All signals after an id, as NDJSON by ascending id",
-    middleware: read,
-    request: { query: ExportQuery },
-    responses: {
-      200: {
-        description: "One signal a line, up to the highest id at the start",
-        content: { "application/x-ndjson": { schema: ReceivedSignalOut } },
-      },
-      ...limitedProblems,
-    },
-  });
-  app.openapi(exported, (c) => {
+  app.openapi(routes.exported, (c) => {
     const head = argo.reader.look().maxId;
     c.env.streamed = true;
     const body = exportSignals(argo.far, c.req.valid("query").since_id, head);
@@ -119,61 +56,17 @@ export function signalRoutes({ config, argo, admission, metrics, poll }: Deps) {
     }) as never;
   });
 
-  const byHash = createRoute({
-    method: "get",
-    path: "/api/signals/hash/{sha256}",
-    tags: ["signals"],
-    summary: "One signal by its hash",
-    middleware: read,
-    request: { params: HashParam, query: NoQuery },
-    responses: {
-      200: {
-        description: "The newest signal with this hash",
-        content: { "application/json": { schema: ReceivedSignalOut } },
-      },
-      ...limitedProblems,
-      ...problems(404),
-    },
-  });
-  app.openapi(byHash, async (c) => {
+  app.openapi(routes.byHash, async (c) => {
     const { sha256 } = c.req.valid("param");
     return c.json(found(await argo.far.byHash(sha256), `No signal has the hash ${sha256}.`), 200);
   });
 
-  const byId = createRoute({
-    method: "get",
-    path: "/api/signals/{id}",
-    tags: ["signals"],
-    summary: "One signal by its id",
-    middleware: read,
-    request: { params: IdParam, query: NoQuery },
-    responses: {
-      200: {
-        description: "The signal",
-        content: { "application/json": { schema: ReceivedSignalOut } },
-      },
-      ...limitedProblems,
-      ...problems(404),
-    },
-  });
-  app.openapi(byId, (c) => {
+  app.openapi(routes.byId, (c) => {
     const { id } = c.req.valid("param");
     return c.json(found(argo.reader.byId(id), `There is no signal ${id}.`), 200);
   });
 
-  const stats = createRoute({
-    method: "get",
-    path: "/api/stats",
-    tags: ["signals"],
-    summary: "Signals counted by symbol, strategy, action and day",
-    middleware: read,
-    request: { query: NoQuery },
-    responses: {
-      200: { description: "Counts", content: { "application/json": { schema: Stats } } },
-      ...limitedProblems,
-    },
-  });
-  app.openapi(stats, async (c) => {
+  app.openapi(routes.stats, async (c) => {
     const json = await argo.stats.current();
     return c.body(json, 200, { "Content-Type": "application/json" }) as never;
   });

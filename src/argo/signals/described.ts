@@ -1,0 +1,127 @@
+import { createRoute, z } from "@hono/zod-openapi";
+import type { MiddlewareHandler } from "hono";
+import type { Config } from "../../config";
+import type { AppEnv } from "../../http/exchange";
+import { NoQuery } from "../../http/fields";
+import { limitedProblems, problems } from "../../http/openapi";
+import { latestPath } from "./poll";
+import {
+  ExportQuery,
+  HashParam,
+  IdParam,
+  latestQuery,
+  listQuery,
+  ReceivedSignalOut,
+  SignalList,
+  SignalOut,
+  Stats,
+} from "./schema";
+
+/**
+ * The routes by which signals are read, as they are described and checked: the same ones wherever
+ * the signals come from. `read` lets readers in.
+ */
+export function readRoutes({ pageSizeMax }: Config, read: MiddlewareHandler<AppEnv>[]) {
+  const latest = createRoute({
+    method: "get",
+    path: latestPath,
+    tags: ["signals"],
+    summary: "The newest signals",
+    description:
+      "Never stale: a poll that begins after a commit has returned shows it. Poll with If-None-Match.",
+    request: { query: latestQuery(pageSizeMax) },
+    responses: {
+      200: {
+        description: "Newest first by timestamp, then id",
+        content: { "application/json": { schema: z.array(SignalOut) } },
+        headers: {
+          ETag: { schema: { type: "string" } },
+          "Signal-Head": { schema: { type: "integer" }, description: "Highest visible id" },
+        },
+      },
+      304: { description: "Nothing has changed" },
+      ...limitedProblems,
+    },
+  });
+
+  const list = createRoute({
+    method: "get",
+    path: "/api/signals",
+    tags: ["signals"],
+    summary: "Signals page by page",
+    middleware: read,
+    request: { query: listQuery(pageSizeMax) },
+    responses: {
+      200: {
+        description: "A page; pass next_cursor to get the next",
+        content: { "application/json": { schema: SignalList } },
+      },
+      ...limitedProblems,
+    },
+  });
+
+  const exported = createRoute({
+    method: "get",
+    path: "/api/signals/export",
+    tags: ["signals"],
+    summary: "All signals after an id, as NDJSON by ascending id",
+    middleware: read,
+    request: { query: ExportQuery },
+    responses: {
+      200: {
+        description: "One signal a line, up to the highest id at the start",
+        content: { "application/x-ndjson": { schema: ReceivedSignalOut } },
+      },
+      ...limitedProblems,
+    },
+  });
+
+  const byHash = createRoute({
+    method: "get",
+    path: "/api/signals/hash/{sha256}",
+    tags: ["signals"],
+    summary: "One signal by its hash",
+    middleware: read,
+    request: { params: HashParam, query: NoQuery },
+    responses: {
+      200: {
+        description: "The newest signal with this hash",
+        content: { "application/json": { schema: ReceivedSignalOut } },
+      },
+      ...limitedProblems,
+      ...problems(404),
+    },
+  });
+
+  const byId = createRoute({
+    method: "get",
+    path: "/api/signals/{id}",
+    tags: ["signals"],
+    summary: "One signal by its id",
+    middleware: read,
+    request: { params: IdParam, query: NoQuery },
+    responses: {
+      200: {
+        description: "The signal",
+        content: { "application/json": { schema: ReceivedSignalOut } },
+      },
+      ...limitedProblems,
+      ...problems(404),
+    },
+  });
+
+  const stats = createRoute({
+    method: "get",
+    path: "/api/stats",
+    tags: ["signals"],
+    summary: "Signals counted by symbol, strategy, action and day",
+    middleware: read,
+    request: { query: NoQuery },
+    responses: {
+      200: { description: "Counts", content: { "application/json": { schema: Stats } } },
+      ...limitedProblems,
+    },
+  });
+
+  return { latest, list, exported, byHash, byId, stats };
+}
