@@ -2,7 +2,7 @@ import type { Context, MiddlewareHandler } from "hono";
 import { type RateLimitInfo, rateLimiter } from "hono-rate-limiter";
 import type { Config } from "../config";
 import { AppError } from "../errors";
-import type { Quota } from "./entitlement";
+import { type Quota, type View, viewFrom, viewHeader } from "./entitlement";
 import type { AppEnv, Exchange } from "./exchange";
 import type { Guard, Principal, Scope } from "./guard";
 import { limitExceeded, type SlidingWindow, type Verdict, windowMs } from "./limit";
@@ -85,17 +85,21 @@ export class Admission {
       const quota = quotaOf(c);
       return (c.env.verdict = { allowed, quota, remaining, resetSeconds, resetAtSeconds });
     };
-    const keyGenerator = async (c: Context<AppEnv>): Promise<string> => {
-      const key = await keyOf(c);
-      limiter.assign(key, quotaOf(c));
-      return key;
-    };
+    const keys = new WeakMap<Exchange, string>();
     const limit = rateLimiter<AppEnv>({
+      // Asked first: who it is tells whether they are limited at all.
+      skip: async (c) => {
+        const key = await keyOf(c);
+        if (c.env.view) return true;
+        limiter.assign(key, quotaOf(c));
+        keys.set(c.env, key);
+        return false;
+      },
       limit: (c) => quotaOf(c).limit,
       windowMs,
       // Written from the verdict with all the other headers, on refusals too.
       standardHeaders: false,
-      keyGenerator,
+      keyGenerator: (c) => keys.get(c.env) ?? "",
       store: limiter,
       handler: (c) => {
         throw limitExceeded(note(c));
@@ -103,7 +107,7 @@ export class Admission {
     });
     return function limited(c, next) {
       return limit(c, () => {
-        note(c);
+        if (!c.env.view) note(c);
         return next();
       });
     };
@@ -116,6 +120,7 @@ export class Admission {
   }
 
   #admit(key: string, exchange: Exchange): void {
+    if (exchange.view) return;
     const verdict = this.limiter.take(key, this.#quotaOf(exchange.principal));
     exchange.verdict = verdict;
     if (!verdict.allowed) throw limitExceeded(verdict);
@@ -143,6 +148,7 @@ export class Admission {
   #keyOf(principal: Principal | null, request: Request, exchange: Exchange): string {
     if (principal === null) return this.#addressKey(request, exchange);
     exchange.principal = principal;
+    if (!principal.account) exchange.view = askedView(request.headers);
     return principal.id;
   }
 
@@ -157,6 +163,16 @@ export class Admission {
   #addressKey(request: Request, exchange: Exchange): string {
     return `address:${addressKey(clientAddress(this.config, request, exchange))}`;
   }
+}
+
+/**
+ * The view that an operator's token reads with, for readers whom the asking server has let in, and
+ * limited, itself. Accounts have their plan's: of theirs the header is not looked at.
+ * @throws AppError 400.
+ */
+function askedView(headers: Headers): View | undefined {
+  const text = headers.get(viewHeader);
+  return text === null ? undefined : viewFrom(text);
 }
 
 const holderKey = ({ id, account }: Principal): string => (account ? `${id}/account` : id);

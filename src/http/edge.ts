@@ -5,6 +5,7 @@ import type { Config } from "../config";
 import type { Logger } from "../platform/log";
 import type { Metrics } from "../platform/metrics";
 import type { Count, Distribution } from "../platform/series";
+import { viewHeader, viewText } from "./entitlement";
 import { createForwardedWarning } from "./forwarded";
 import type { Exchange, JsonAnswer } from "./exchange";
 import { setLimitHeaders } from "./limit";
@@ -73,6 +74,7 @@ export function createEdge(deps: EdgeDeps): (handler: Handler) => Fetch {
         dress,
         streamed: false,
         principal: undefined,
+        view: undefined,
         verdict: undefined,
         path: undefined,
         headed: undefined,
@@ -140,11 +142,12 @@ export function createEdge(deps: EdgeDeps): (handler: Handler) => Fetch {
     return response;
   }
 
-  function head(headers: Headers, { requestId, verdict }: Exchange): void {
+  function head(headers: Headers, { requestId, verdict, view }: Exchange): void {
     for (const [name, value] of always) headers.set(name, value);
     for (const [name, value] of unlessGiven) if (!headers.has(name)) headers.set(name, value);
     headers.append("Vary", vary);
     headers.set("X-Request-Id", requestId);
+    if (view) headers.set(viewHeader, viewText(view));
     if (!verdict) return;
     setLimitHeaders(headers, verdict);
   }

@@ -1,3 +1,5 @@
+import { AppError } from "../errors";
+
 /** What somebody may see of the signals. There is one object for each that differs. */
 export type View = {
   /** Signals of confidence 95 and above. */
@@ -35,3 +37,18 @@ export function viewOf(premium: boolean, delaySeconds: number): View {
 
 /** Everything at once: of open reading, of the operator's tokens and of administrators. */
 export const fullView = viewOf(true, 0);
+
+/** By this a process without signals of its own says whose eyes it reads with, and is told so back. */
+export const viewHeader = "Argo-View";
+
+export const viewText = ({ premium, delaySeconds }: View): string =>
+  `premium=${premium}, delay_seconds=${delaySeconds}`;
+
+/** @throws AppError 400 for what `viewText` would not write. */
+export function viewFrom(text: string): View {
+  const parts = /^premium=(true|false), delay_seconds=(0|[1-9]\d{0,8})$/.exec(text);
+  if (parts) return viewOf(parts[1] === "true", Number(parts[2]));
+  throw new AppError("bad_request", `The request is not valid: ${viewHeader}.`, {
+    errors: [{ field: viewHeader, detail: "must be such as premium=false, delay_seconds=900" }],
+  });
+}

@@ -1,5 +1,6 @@
 import type { Server } from "bun";
 import type { TypedResponse } from "hono";
+import type { View } from "./entitlement";
 import type { Principal } from "./guard";
 import type { Verdict } from "./limit";
 
@@ -20,6 +21,8 @@ export type Exchange = {
   streamed: boolean;
   /** Who asked; set once it is known. */
   principal: Principal | undefined;
+  /** The view that an operator's token reads with on behalf of somebody; set with the principal. */
+  view: View | undefined;
   /** What the limiter said, for the headers; set on limited routes. */
   verdict: Verdict | undefined;
   /** The path as routes are written; absent for what never meets the router. */

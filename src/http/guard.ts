@@ -2,6 +2,7 @@ import { timingSafeEqual } from "node:crypto";
 import type { Config } from "../config";
 import { AppError } from "../errors";
 import { type Entitlement, fullView, type View } from "./entitlement";
+import type { Exchange } from "./exchange";
 import { isLocal } from "./policy";
 
 /** What keys can be given, and `account` and `admin:write`, which only a session carries. */
@@ -38,9 +39,9 @@ export type Credentials = {
   mustBeFresh(): void;
 };
 
-/** What a reader sees: null is an anonymous one where reading is open. */
-export const viewOfReader = (principal: Principal | null | undefined): View =>
-  principal?.account?.entitlement.view ?? fullView;
+/** What a reader sees: the account's view, or the one that an operator's token was sent with. */
+export const viewOfReader = ({ principal, view }: Pick<Exchange, "principal" | "view">): View =>
+  principal?.account?.entitlement.view ?? view ?? fullView;
 
 type Token = Principal & { digest: Uint8Array };
 

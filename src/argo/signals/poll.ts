@@ -1,5 +1,6 @@
 import type { Config } from "../../config";
 import type { Admission } from "../../http/admit";
+import { viewHeader, viewText } from "../../http/entitlement";
 import type { Exchange } from "../../http/exchange";
 import { acceptsGzip, allowOrigin } from "../../http/policy";
 import type { Metrics } from "../../platform/metrics";
@@ -51,8 +52,9 @@ export function createPoll(deps: Deps): Poll {
     const unmodified = ifNoneMatch !== null && variant.matches(ifNoneMatch);
     let own = (unmodified ? variant.unmodified : variant.full).stamp(exchange);
     const origin = headers.get("origin");
-    if (origin !== null || draining()) {
+    if (origin !== null || exchange.view || draining()) {
       own = new Headers(own);
+      if (exchange.view) own.set(viewHeader, viewText(exchange.view));
       allowOrigin(config, origin, own);
       if (draining()) own.set("Connection", "close");
     }
