@@ -3,6 +3,7 @@ import accounts from "./migrations/0000_accounts.sql" with { type: "text" };
 import pending from "./migrations/0001_pending.sql" with { type: "text" };
 import plans from "./migrations/0002_plans.sql" with { type: "text" };
 import money from "./migrations/0003_money.sql" with { type: "text" };
+import notices from "./migrations/0004_notices.sql" with { type: "text" };
 
 export type Migration = { name: string; sql: string };
 
@@ -11,4 +12,5 @@ export const migrations: readonly Migration[] = [
   { name: "0001_pending", sql: pending },
   { name: "0002_plans", sql: plans },
   { name: "0003_money", sql: money },
+  { name: "0004_notices", sql: notices },
 ];

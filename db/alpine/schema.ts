@@ -149,7 +149,13 @@ export const apiKeys = pgTable(
     /** The key that takes this one's place, once rotated. */
     successorId: uuid("successor_id"),
   },
-  (t) => [uniqueIndex("idx_key_hash").on(t.hash), index("idx_key_user").on(t.userId, t.createdAt)],
+  (t) => [
+    uniqueIndex("idx_key_hash").on(t.hash),
+    index("idx_key_user").on(t.userId, t.createdAt),
+    index("idx_key_expires")
+      .on(t.expiresAt)
+      .where(sql`${t.expiresAt} IS NOT NULL AND ${t.revokedAt} IS NULL`),
+  ],
 );
 
 /** Sessions (`sid`) and single tokens (`jti`) that are void although they have not expired. */
@@ -472,6 +478,9 @@ export const providerEvents = pgTable(
     index("idx_provider_event_waiting")
       .on(t.receivedAt)
       .where(sql`${t.appliedAt} IS NULL`),
+    index("idx_provider_event_applied")
+      .on(t.appliedAt)
+      .where(sql`${t.appliedAt} IS NOT NULL`),
   ],
 );
 
@@ -497,9 +506,13 @@ export const notifications = pgTable(
     title: text("title").notNull(),
     body: text("body").notNull(),
     details: jsonb("details").$type<Record<string, unknown>>().notNull().default({}),
+    /** False for one that goes by mail alone: it is not listed, and stands as read. */
+    inApp: boolean("in_app").notNull().default(true),
     isRead: boolean("is_read").notNull().default(false),
     createdAt: at("created_at").notNull(),
     readAt: at("read_at"),
+    /** When a mail is to be tried next; null when none is to be sent, or it was. */
+    mailDueAt: at("mail_due_at"),
   },
   (t) => [
     uniqueIndex("idx_notif_once").on(t.userId, t.kind, t.reference),
@@ -510,6 +523,12 @@ export const notifications = pgTable(
       t.id.desc().nullsFirst(),
     ),
     index("idx_notif_created").on(t.createdAt),
+    index("idx_notif_read_at")
+      .on(t.readAt)
+      .where(sql`${t.readAt} IS NOT NULL`),
+    index("idx_notif_mail_due")
+      .on(t.mailDueAt)
+      .where(sql`${t.mailDueAt} IS NOT NULL`),
     check("notifications_kind", oneOf("kind", notificationKinds)),
   ],
 );
