@@ -5,6 +5,7 @@ import { setupRoutes } from "./admin/setup.routes";
 import { recoveryRoutes } from "./auth/recovery.routes";
 import { authRoutes } from "./auth/routes";
 import { keyRoutes } from "./keys/routes";
+import { notificationRoutes } from "./notifications/routes";
 import type { Plane } from "./plane";
 import { planRoutes } from "./plans/routes";
 import { userRoutes } from "./users/routes";
@@ -18,6 +19,7 @@ export function mountAlpine(app: OpenAPIHono<AppEnv>, plane: Plane): void {
     keyRoutes,
     userRoutes,
     planRoutes,
+    notificationRoutes,
     adminRoutes,
   ];
   for (const routes of modules) app.route("/", routes(plane));

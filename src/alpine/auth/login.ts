@@ -3,6 +3,7 @@ import { and, eq } from "drizzle-orm";
 import { users } from "../../../db/alpine/schema";
 import { AppError } from "../../errors";
 import { audit, type Origin } from "../audit";
+import { isKnownOrigin, notifyLogin } from "../notifications/new-login";
 import type { Plane } from "../plane";
 import { Email } from "../users/schema";
 import { userByEmail } from "../users/store";
@@ -63,7 +64,11 @@ export async function login(
       .returning({ id: users.id, tier: users.tier, role: users.role });
     if (!locked) return null;
     await audit(tx, nowMs, origin, { event: "login", actorId: user.id });
-    return { user: locked, ...(await openSession(alpine, tx, tell, locked, origin, nowMs)) };
+    const known = await isKnownOrigin(tx, user.id, origin);
+    const made = await openSession(alpine, tx, tell, locked, origin, nowMs);
+    // The first login of an account is no news to whoever has just made it.
+    if (user.lastLoginAt) await notifyLogin(tx, nowMs, made.session, origin, known);
+    return { user: locked, ...made };
   });
   if (!opened) throw refused();
   await Promise.all(attempts.map((attempt) => attempt.giveBack()));

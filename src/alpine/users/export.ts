@@ -5,6 +5,13 @@ import { audit, auditEntries, AuditRecord, type Origin, recordOf } from "../audi
 import { limitWrites } from "../auth/limits";
 import { Key, keyOf } from "../keys/schema";
 import { keysOf } from "../keys/store";
+import { Notification, notificationOf, Preferences, preferencesOf } from "../notifications/schema";
+import {
+  type NotificationPlace,
+  notificationPlaceOf,
+  notificationsOf,
+  wantedOf,
+} from "../notifications/store";
 import { timePlaceOf } from "../page";
 import type { Plane } from "../plane";
 import { usageOf } from "../usage";
@@ -21,6 +28,8 @@ export const AccountExport = z
     sessions: z.array(PastSession),
     keys: z.array(Key),
     usage: z.array(z.object({ day: z.iso.date(), requests: z.int() })),
+    notifications: z.array(Notification),
+    notification_preferences: Preferences,
     audit: z.array(AuditRecord),
   })
   .openapi("AccountExport");
@@ -43,13 +52,14 @@ export async function exportAccount(
   if (!user) throw new AppError("not_found", "There is no such account.");
   const nowMs = now();
   await audit(alpine.db(), nowMs, origin, { event: "data_exported", actorId: userId });
-  const head: Pick<AccountExport, "exported_at" | "profile"> = {
+  const head: Pick<AccountExport, "exported_at" | "profile" | "notification_preferences"> = {
     exported_at: new Date(nowMs).toISOString(),
     profile: {
       ...userOf(user),
       last_login_at: user.lastLoginAt?.toISOString() ?? null,
       password_changed_at: user.passwordChangedAt.toISOString(),
     },
+    notification_preferences: preferencesOf(await wantedOf(alpine.db(), userId)),
   };
   const lists = {
     sessions: allOf(
@@ -62,6 +72,12 @@ export async function exportAccount(
       (after: string | null, limit) => usageOf(alpine.db(), userId, after, limit),
       ({ day }) => day,
       (row) => row,
+    ),
+    notifications: allOf(
+      (after: NotificationPlace | null, limit) =>
+        notificationsOf(alpine.db(), userId, {}, after, limit),
+      notificationPlaceOf,
+      notificationOf,
     ),
     audit: allOf(
       (after: number | null, limit) =>

@@ -419,9 +419,11 @@ describe("the export", () => {
     expect(Object.keys(data)).toEqual([
       "exported_at",
       "profile",
+      "notification_preferences",
       "sessions",
       "keys",
       "usage",
+      "notifications",
       "audit",
     ]);
     expect(data.profile).toMatchObject({ id: member.id, email: member.email, tier: "pro" });
