@@ -15,6 +15,8 @@ const settleMs = 500;
 const markMs = 60_000;
 const clockMs = 7 * 24 * 3_600_000;
 const entryOverheadBytes = 200;
+/** After a refresh that failed. */
+const refreshAgainMs = 1_000;
 const channel = "cache";
 
 export type CacheOptions = {
@@ -32,6 +34,11 @@ export type NamespaceOptions<T> = {
   negativeTtlSeconds?: number;
   /** Checks what comes back from Redis, where another version may have written it. */
   schema?: z.ZodType<T>;
+  /**
+   * From about this share of its time on (0 to 1) a value is still given, and loaded anew behind
+   * that: nobody waits for one that is asked for again and again.
+   */
+  refreshAfter?: number;
   /** What else a value hangs on: `invalidateTag` of any of these voids it. */
   tags?: (value: T, key: string) => readonly string[];
 };
@@ -124,22 +131,38 @@ export class Cache {
   find<T>(mark: string, recipe: Recipe<T>): Promise<Found<T>> {
     if (!this.options.enabled) return recipe.load().then((value) => ({ value, hit: false }));
     const flying = this.#flights.get(mark) as Promise<Found<T>> | undefined;
-    if (flying) return flying;
-    const flight: Promise<Found<T>> = this.#fetch(mark, recipe).finally(() => {
+    return flying ?? this.#fly(mark, recipe, 0);
+  }
+
+  /** Whether a value nears its end. For Namespace. */
+  isOld({ refreshAt }: Entry): boolean {
+    return refreshAt !== Infinity && this.options.now() >= refreshAt;
+  }
+
+  /** Loads a value anew while it is still given. Whatever comes of it, nobody waits. For Namespace. */
+  refresh<T>(mark: string, entry: Entry, recipe: Recipe<T>): void {
+    if (this.#flights.has(mark)) return;
+    entry.refreshAt = this.options.now() + refreshAgainMs;
+    this.#fly(mark, recipe, recipe.refreshMs).catch(() => undefined);
+  }
+
+  #fly<T>(mark: string, recipe: Recipe<T>, leftMs: number): Promise<Found<T>> {
+    const flight: Promise<Found<T>> = this.#fetch(mark, recipe, leftMs).finally(() => {
       if (this.#flights.get(mark) === flight) this.#flights.delete(mark);
     });
     this.#flights.set(mark, flight);
     return flight;
   }
 
-  async #fetch<T>(mark: string, recipe: Recipe<T>): Promise<Found<T>> {
+  /** From Redis where it lives longer there than `leftMs`, else loaded. */
+  async #fetch<T>(mark: string, recipe: Recipe<T>, leftMs: number): Promise<Found<T>> {
     const begun = this.#clock;
     const far = await this.#read(mark);
-    if (far?.text !== undefined) {
+    if (far?.text !== undefined && far.ttlMs > leftMs) {
       const value = recipe.parse(far.text);
       if (value !== undefined) {
         const ttlMs = Math.min(far.ttlMs, recipe.ttlMs(value));
-        this.#keep(mark, far.text, value, recipe.marks(value), begun, ttlMs);
+        this.#keep(mark, far.text, value, recipe, begun, ttlMs);
         return { value, hit: true };
       }
     }
@@ -148,18 +171,17 @@ export class Cache {
     // Entries that were made together must not all end together.
     const ttlMs = Math.round(recipe.ttlMs(value) * (0.9 + Math.random() / 10));
     if (ttlMs > 0 && text.length <= valueBytesMax) {
-      const marks = recipe.marks(value);
-      this.#keep(mark, text, value, marks, begun, ttlMs);
-      if (far) void this.#write(mark, marks, text, far.clock, ttlMs);
+      this.#keep(mark, text, value, recipe, begun, ttlMs);
+      if (far) void this.#write(mark, recipe.marks(value), text, far.clock, ttlMs);
     }
     return { value, hit: false };
   }
 
-  #keep(
+  #keep<T>(
     mark: string,
     text: string,
-    value: unknown,
-    marks: readonly string[],
+    value: T,
+    recipe: Recipe<T>,
     begun: number,
     ttlMs: number,
   ): void {
@@ -169,10 +191,11 @@ export class Cache {
     // What was overtaken meanwhile is found void when it is asked for.
     this.#near.set(mark, {
       value,
-      marks: [mark, ...marks],
+      marks: [mark, ...recipe.marks(value)],
       begun,
       begunAt: now,
       endsAt: now + nearMs,
+      refreshAt: recipe.refreshMs > 0 ? now + ttlMs - recipe.refreshMs : Infinity,
       bytes,
       used: false,
     });
@@ -302,21 +325,38 @@ export class Namespace<T> {
    * gives JSON, null for the expected "no". What it throws goes to all who wait and is not kept.
    */
   async get(key: string, load: () => Promise<T>): Promise<Found<T>> {
+    return this.take(key, load);
+  }
+
+  /** The same, at once where it is held in process. */
+  take(key: string, load: () => Promise<T>): Found<T> | Promise<Found<T>> {
     const mark = keyMark(this.options.name, key);
     const entry = this.cache.peek(mark);
-    if (entry) {
-      this.#hits.value += 1;
-      return { value: entry.value as T, hit: true };
-    }
-    const found = await this.cache.find(mark, {
+    if (!entry) return this.#find(mark, this.#recipe(key, load));
+    this.#hits.value += 1;
+    if (this.cache.isOld(entry)) this.cache.refresh(mark, entry, this.#recipe(key, load));
+    return { value: entry.value as T, hit: true };
+  }
+
+  async #find(mark: string, recipe: Recipe<T>): Promise<Found<T>> {
+    const found = await this.cache.find(mark, recipe);
+    (found.hit ? this.#hits : this.#misses).value += 1;
+    // What comes from Redis may be near its end already.
+    const entry = this.cache.peek(mark);
+    if (entry && this.cache.isOld(entry)) this.cache.refresh(mark, entry, recipe);
+    return found;
+  }
+
+  #recipe(key: string, load: () => Promise<T>): Recipe<T> {
+    const { refreshAfter = 1, ttlSeconds } = this.options;
+    return {
       // Through JSON always: a value is the same whether it was cached or not.
       load: async () => this.#plain(await load()),
       parse: (text) => this.#parse(text),
       marks: (value) => (this.options.tags?.(value, key) ?? []).map(tagMark),
       ttlMs: (value) => this.#ttlMs(value),
-    });
-    (found.hit ? this.#hits : this.#misses).value += 1;
-    return found;
+      refreshMs: 1000 * ttlSeconds * (1 - refreshAfter),
+    };
   }
 
   /** What is held in process, at once; undefined when nothing is. */
@@ -357,6 +397,8 @@ type Recipe<T> = {
   parse: (text: string) => T | undefined;
   marks: (value: T) => string[];
   ttlMs: (value: T) => number;
+  /** A value that lives no longer than this is loaded anew behind being given; 0 for never. */
+  refreshMs: number;
 };
 
 type Entry = {
@@ -366,6 +408,8 @@ type Entry = {
   begun: number;
   begunAt: number;
   endsAt: number;
+  /** From when on it is loaded anew although it is good. */
+  refreshAt: number;
   bytes: number;
   used: boolean;
 };
