@@ -5,6 +5,8 @@ import type { Cursors } from "../http/cursor";
 import { whole } from "../http/fields";
 
 const rowsUnasked = 20;
+/** Of what is sent page by page. */
+const rowsAtOnce = 500;
 
 /** What every list takes. */
 export const pageQuery = (pageSizeMax: number) => ({
@@ -29,16 +31,39 @@ export async function readPage<Row, Place>(
   read: (after: Place | null, limit: number) => Promise<Row[]>,
   placeOf: (row: Row) => Place,
 ): Promise<Page<Row>> {
-  const filter = JSON.stringify(bound);
-  const after = cursor === undefined ? null : cursors.read<Place>(cursor, filter);
+  const after = pageStart<Place>(cursors, bound, cursor);
   const rows = await read(after, limit + 1);
   const last = rows.at(limit - 1);
   const more = rows.length > limit && last !== undefined;
   return {
     rows: rows.slice(0, limit),
-    next_cursor: more ? cursors.write(placeOf(last), filter) : null,
+    next_cursor: more ? cursors.write(placeOf(last), JSON.stringify(bound)) : null,
     has_more: more,
   };
+}
+
+/** Where a list goes on; null is its beginning. @throws AppError 400 for another cursor. */
+export const pageStart = <Place>(
+  cursors: Cursors,
+  bound: readonly unknown[],
+  cursor: string | undefined,
+): Place | null =>
+  cursor === undefined ? null : cursors.read<Place>(cursor, JSON.stringify(bound));
+
+/** Every row of a list after a place as answers show it, page after page. */
+export async function* allRows<Row, Place, Shown>(
+  read: (after: Place | null, limit: number) => Promise<Row[]>,
+  placeOf: (row: Row) => Place,
+  show: (row: Row) => Shown,
+  begin: Place | null = null,
+): AsyncGenerator<Shown[]> {
+  for (let after = begin; ;) {
+    const rows: Row[] = await read(after, rowsAtOnce);
+    const last = rows.at(-1);
+    if (last === undefined) return;
+    yield rows.map(show);
+    after = placeOf(last);
+  }
 }
 
 /** A place in a list that is sorted by the time of creation, newest first. */
