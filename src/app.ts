@@ -46,7 +46,8 @@ export function createApp(deps: Deps) {
   });
 
   const { answers } = argo;
-  const poll = createPoll({ config, answers, admission, metrics, draining, refuse });
+  const meters = alpine?.meters ?? null;
+  const poll = createPoll({ config, answers, admission, metrics, meters, draining, refuse });
   app.route("/", signalRoutes({ config, argo, admission, metrics, poll }));
   app.route(
     "/",
@@ -92,6 +93,7 @@ export function createApp(deps: Deps) {
     config,
     log,
     metrics,
+    meters,
     draining,
     refuse,
     routeOf: ({ request, path }) => {

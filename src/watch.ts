@@ -41,7 +41,7 @@ export function watchAll(metrics: Metrics, watched: Watched): void {
     ],
   ];
   if (alpine) {
-    const { changes, credentials } = alpine;
+    const { changes, credentials, meters, usage } = alpine;
     rows.push(
       ["gauge", "accounts_up", "1 while accounts can be used.", () => Number(alpine.up)],
       ["gauge", "accounts_keys", "Good keys held in process.", () => credentials.keyCount],
@@ -51,6 +51,20 @@ export function watchAll(metrics: Metrics, watched: Watched): void {
         "accounts_changes_age_seconds",
         "For how long nothing is known of what other processes have changed.",
         () => changes.ageMs / 1000,
+      ],
+      ["gauge", "usage_pending_rows", "Counts that wait for the database.", () => usage.pending],
+      ["counter", "usage_dropped_total", "Counts that could not be kept.", () => usage.dropped],
+      [
+        "gauge",
+        "deliveries_pending",
+        "First deliveries that wait for the database.",
+        () => meters.waiting,
+      ],
+      [
+        "counter",
+        "deliveries_dropped_total",
+        "First deliveries that could not be kept: the journal lacks them.",
+        () => meters.deliveriesDropped,
       ],
     );
   }

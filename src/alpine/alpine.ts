@@ -3,6 +3,7 @@ import * as schema from "../../db/alpine/schema";
 import type { Config } from "../config";
 import { AppError, SetupError } from "../errors";
 import { Cursors } from "../http/cursor";
+import { Meters } from "../http/meter";
 import { makeDirectory } from "../platform/directory";
 import { ownDirectory } from "../platform/lock";
 import type { Logger } from "../platform/log";
@@ -25,7 +26,7 @@ import { type Database, migrate } from "./database";
 import { forgetExpired } from "./retention";
 import { Seal } from "./seal";
 import { deriveKey, jwtSecrets } from "./secrets";
-import { Usage } from "./usage";
+import { Usage } from "./usage/usage";
 
 export type AlpineOptions = {
   config: Config;
@@ -61,6 +62,8 @@ export class Alpine implements AsyncDisposable {
   readonly cursors: Cursors;
   /** Users by their id, as answers show them. */
   readonly users: Namespace<User | null>;
+  /** What everybody does, counted in process; `usage` writes it down. */
+  readonly meters: Meters;
   readonly usage: Usage;
   readonly windows: AuthWindows;
   /** Resolves once everything has started; rejects with a SetupError that no waiting mends. */
@@ -92,17 +95,19 @@ export class Alpine implements AsyncDisposable {
     // Before the keys: they are held with what their plans give.
     const { rateLimitPerMinute: requestsPerMinute } = config;
     const plans = (this.plans = new Plans({ db, changes, requestsPerMinute }));
+    const meters = (this.meters = new Meters({ now }));
     this.#staleMs = config.databaseUrl === null ? embeddedStaleMs : staleMs;
     this.credentials = new Credentials({
       db,
       tokens,
       changes,
       plans,
+      meters,
       staleMs: this.#staleMs,
       now,
       log,
     });
-    this.usage = new Usage({ db, credentials: this.credentials, now });
+    this.usage = new Usage({ db, credentials: this.credentials, meters, log });
     this.windows = authWindows({ redis, now });
     this.users = options.cache.namespace<User | null>({
       name: "user",
@@ -166,6 +171,7 @@ export class Alpine implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#ended = true;
     for (const timer of this.#timers) clearInterval(timer);
+    this.usage.stop();
     this.changes.stop();
     // What is being started is there before it is ended.
     await this.started.catch(() => undefined);
@@ -206,6 +212,7 @@ export class Alpine implements AsyncDisposable {
         log.debug({ reason: String(error) }, "accounts not tended");
       });
     });
+    this.usage.start();
     this.#ready = true;
     const took = Math.round(performance.now() - begunAt);
     log.info({ duration_ms: took, keys: this.credentials.keyCount }, "accounts ready");

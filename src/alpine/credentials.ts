@@ -9,6 +9,7 @@ import {
 } from "../../db/alpine/schema";
 import { AppError } from "../errors";
 import type { Credentials as Known, Principal, Scope } from "../http/guard";
+import type { Meters } from "../http/meter";
 import type { Logger } from "../platform/log";
 import type { AccessTokens, Claims } from "./auth/tokens";
 import type { Changes } from "./changes";
@@ -27,11 +28,13 @@ type Holder = {
   expiresAtMs: number;
   /** `void` once it was revoked, `unsure` while it could not be read again, wherever it is held. */
   state: "good" | "unsure" | "void";
-  lastUsedMs: number;
-  /** Since this was last taken down. */
-  requests: number;
 };
-type KeyHolder = Holder & { hash: string };
+type KeyHolder = Holder & {
+  hash: string;
+  lastUsedMs: number;
+  /** Whether it was used since that was last taken down. */
+  used: boolean;
+};
 type SessionHolder = Holder & { sessionId: string; tokenId: string; generation: number };
 
 type Options = {
@@ -39,6 +42,7 @@ type Options = {
   tokens: () => AccessTokens | null;
   changes: Changes;
   plans: Plans;
+  meters: Meters;
   /** Without a look at the database for so long, nobody knows who was shut out elsewhere. */
   staleMs: number;
   now: () => number;
@@ -63,7 +67,7 @@ export class Credentials implements Known {
   #remembered = new Map<string, KeyHolder | SessionHolder>();
   /** True when the database was silent for so long that nobody's rights are believed any more. */
   outdated = false;
-  #used: (KeyHolder | SessionHolder)[] = [];
+  #used: KeyHolder[] = [];
   /** Keys are read one time after the other: an older reading must not overtake a newer one. */
   #reading: Promise<unknown> = Promise.resolve();
 
@@ -104,18 +108,15 @@ export class Credentials implements Known {
     return this.#identifySession(secret, authorization);
   }
 
-  /** When keys were last used, and how often users came, since this was last asked. */
-  takeUsed(): { keys: Map<string, number>; requests: Map<string, number> } {
+  /** When keys were last used, by their id, since this was last asked. */
+  takeUsed(): Map<string, number> {
     const keys = new Map<string, number>();
-    const requests = new Map<string, number>();
     for (const holder of this.#used) {
-      const userId = userIdOf(holder);
-      requests.set(userId, (requests.get(userId) ?? 0) + holder.requests);
-      if ("hash" in holder) keys.set(keyIdOf(holder), holder.lastUsedMs);
-      holder.requests = 0;
+      keys.set(keyIdOf(holder), holder.lastUsedMs);
+      holder.used = false;
     }
     this.#used = [];
-    return { keys, requests };
+    return keys;
   }
 
   /** Lets go of revocations of which no token is left, and of keys that have expired on any clock. */
@@ -180,9 +181,14 @@ export class Credentials implements Known {
   }
 
   #use(holder: KeyHolder | SessionHolder, nowMs: number): void {
+    const { account } = holder.principal;
+    // Most of the keys that are held never come: only those who do are given a meter.
+    if (account) account.meter ??= this.options.meters.of(account.userId);
+    if (!("hash" in holder)) return;
     holder.lastUsedMs = nowMs;
-    if (holder.requests === 0) this.#used.push(holder);
-    holder.requests += 1;
+    if (holder.used) return;
+    holder.used = true;
+    this.#used.push(holder);
   }
 
   #hear(change: Change): void | Promise<void> {
@@ -330,7 +336,7 @@ function keyHolder(row: KeyRow, plans: Plans): KeyHolder {
     state: "good",
     expiresAtMs: row.expiresAt?.getTime() ?? Infinity,
     lastUsedMs: 0,
-    requests: 0,
+    used: false,
     principal: {
       id: `user:${userId}`,
       scopes: new Set(keyScopes.filter((s) => row.scopes.includes(s) && mayHold(s, role))),
@@ -353,8 +359,6 @@ function sessionHolder(claims: Claims, plans: Plans): SessionHolder {
   const entitlement = plans.entitlementOf(tier, role);
   return {
     state: "good",
-    lastUsedMs: 0,
-    requests: 0,
     expiresAtMs: exp * 1000,
     sessionId: sid,
     tokenId: jti,

@@ -1,5 +1,6 @@
 import type { OpenAPIHono } from "@hono/zod-openapi";
 import type { AppEnv } from "../http/exchange";
+import { reportRoutes } from "./admin/reports.routes";
 import { adminRoutes } from "./admin/routes";
 import { setupRoutes } from "./admin/setup.routes";
 import { recoveryRoutes } from "./auth/recovery.routes";
@@ -8,6 +9,7 @@ import { keyRoutes } from "./keys/routes";
 import { notificationRoutes } from "./notifications/routes";
 import type { Plane } from "./plane";
 import { planRoutes } from "./plans/routes";
+import { usageRoutes } from "./usage/routes";
 import { userRoutes } from "./users/routes";
 
 /** Mounts every route of the control plane. */
@@ -21,6 +23,8 @@ export function mountAlpine(app: OpenAPIHono<AppEnv>, plane: Plane): void {
     planRoutes,
     notificationRoutes,
     adminRoutes,
+    reportRoutes,
+    usageRoutes,
   ];
   for (const routes of modules) app.route("/", routes(plane));
 }

@@ -9,6 +9,7 @@ import { viewHeader, viewText } from "./entitlement";
 import { createForwardedWarning } from "./forwarded";
 import type { Exchange, JsonAnswer } from "./exchange";
 import { setLimitHeaders } from "./limit";
+import type { Meters, RouteClass } from "./meter";
 import { acceptsGzip, allowOrigin, secureHeaders } from "./policy";
 import { StampedHeaders } from "./stamp";
 
@@ -27,6 +28,8 @@ type EdgeDeps = {
   config: Config;
   log: Logger;
   metrics: Metrics;
+  /** Null where there are no accounts, and nobody to write down what they did. */
+  meters: Meters | null;
   /** True once the server drains: connections are closed after their answer. */
   draining: () => boolean;
 };
@@ -59,7 +62,9 @@ export function createEdge(deps: EdgeDeps): (handler: Handler) => Fetch {
   const hits = new StampedHeaders(json, { "X-Cache": "hit" });
   const misses = new StampedHeaders(json, { "X-Cache": "miss" });
   /** The series of a route, which cost more to look up by their labels than to count in. */
-  const known = new Map<string, { requests: Count; duration: Distribution }>();
+  const known = new Map<string, Series>();
+  const strangers = deps.meters?.strangers ?? null;
+  const meterOf = ({ principal }: Exchange) => principal?.account?.meter ?? strangers;
 
   const lookForProxy = createForwardedWarning(config, log);
 
@@ -79,6 +84,7 @@ export function createEdge(deps: EdgeDeps): (handler: Handler) => Fetch {
         path: undefined,
         headed: undefined,
         cached,
+        deliver,
       };
       const answer = handled(handler, request, exchange);
       return exchange.dressed ? answer : dress(answer, exchange);
@@ -125,6 +131,7 @@ export function createEdge(deps: EdgeDeps): (handler: Handler) => Fetch {
     const series = seriesOf(knownMethod(method), route, status);
     series.requests.value += 1;
     series.duration.observe(durationMs / 1000);
+    if (series.routeClass !== null) meterOf(exchange)?.answered(series.routeClass, status);
     // What may come by the thousand is counted by the metrics; refusals for want of the file are
     // told once a second by whoever refuses.
     const level = status < 400 || status === 429 || status === 503 ? "debug" : "info";
@@ -159,7 +166,12 @@ export function createEdge(deps: EdgeDeps): (handler: Handler) => Fetch {
     return response as JsonAnswer<T>;
   }
 
-  function seriesOf(method: string, route: string, status: number) {
+  function deliver(ids: readonly number[], exchange: Exchange): void {
+    // To HEAD no body is sent.
+    if (exchange.request.method !== "HEAD") meterOf(exchange)?.deliver(ids);
+  }
+
+  function seriesOf(method: string, route: string, status: number): Series {
     const key = `${method} ${status} ${route}`;
     let series = known.get(key);
     if (!series) {
@@ -167,11 +179,21 @@ export function createEdge(deps: EdgeDeps): (handler: Handler) => Fetch {
       series = {
         requests: metrics.requests.of({ ...labels, status }),
         duration: metrics.requestDuration.of(labels),
+        routeClass: classOf(route),
       };
       known.set(key, series);
     }
     return series;
   }
+}
+
+type Series = { requests: Count; duration: Distribution; routeClass: RouteClass | null };
+
+/** Null for what is no part of the API: probes and pages are nobody's usage. */
+function classOf(route: string): RouteClass | null {
+  if (!route.startsWith("/api/")) return null;
+  if (/^\/api\/(signals|stats)(\/|$)/.test(route)) return "signals";
+  return /^\/api\/admin(\/|$)/.test(route) ? "admin" : "account";
 }
 
 /** Resolves when all requests that came with this one have been looked at. */

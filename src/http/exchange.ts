@@ -34,6 +34,11 @@ export type Exchange = {
    * of its headers at once, `X-Cache` among them. Setting each would cost half of the whole answer.
    */
   cached: <T>(value: T, hit: boolean, exchange: Exchange) => JsonAnswer<T>;
+  /**
+   * Counts signals that are sent with status 200: called once for each answer, or for each piece of
+   * a streamed one. The array must never change: one that was given before costs least.
+   */
+  deliver: (ids: readonly number[], exchange: Exchange) => void;
 };
 
 /** What Hono knows as a JSON answer of status 200. */

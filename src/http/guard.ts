@@ -3,6 +3,7 @@ import type { Config } from "../config";
 import { AppError } from "../errors";
 import { type Entitlement, fullView, type View } from "./entitlement";
 import type { Exchange } from "./exchange";
+import type { Meter } from "./meter";
 import { isLocal } from "./policy";
 
 /** What keys can be given, and `account` and `admin:write`, which only a session carries. */
@@ -22,6 +23,8 @@ export type Account = {
   role: string;
   /** What the plan gives, as it is now. */
   entitlement: Entitlement;
+  /** Counts what it does; there once it has come. */
+  meter?: Meter;
   sessionId?: string;
   keyId?: string;
 };

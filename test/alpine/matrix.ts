@@ -80,6 +80,10 @@ export const ROUTES: Record<string, [right: Right, status: number, path?: string
   "GET /api/plans": ["anybody", 200],
   "GET /api/admin/plans": ["admin:read", 200],
   "PATCH /api/admin/plans/:tier": ["admin:write", 422, "/api/admin/plans/starter"],
+  "GET /api/users/usage": ["account", 200],
+  "GET /api/admin/usage": ["admin:read", 200],
+  "GET /api/admin/analytics": ["admin:read", 200],
+  "GET /api/admin/security": ["admin:read", 200],
 };
 
 /** Everybody who may come, and the rights that they have. */

@@ -5,9 +5,10 @@ import { Secret, TOTP } from "otpauth";
 import pg from "pg";
 import { issueToken } from "../../src/alpine/auth/one-time.ts";
 import { offerSetup } from "../../src/alpine/admin/setup.ts";
-import type { Credentials } from "../../src/alpine/credentials.ts";
 import { forgetExpired } from "../../src/alpine/retention.ts";
-import { Usage } from "../../src/alpine/usage.ts";
+import { Usage } from "../../src/alpine/usage/usage.ts";
+import { Meters } from "../../src/http/meter.ts";
+import { createLog } from "../../src/platform/log.ts";
 import { openAccounts, PASSWORD, type Accounts } from "../harness/accounts.ts";
 import { alpineOf } from "./people.ts";
 
@@ -15,7 +16,8 @@ const USERS = 100_000;
 /** Rows of what is looked for by its own index alone. */
 const OTHERS = 20_000;
 /** Tables that grow with the number of users. */
-const TABLES = /^(users|sessions|refresh_tokens|api_keys|audit_log|one_time_tokens|usage)$/;
+const TABLES =
+  /^(users|sessions|refresh_tokens|api_keys|audit_log|one_time_tokens|usage|deliveries)$/;
 
 let at: Accounts;
 beforeAll(async () => {
@@ -148,9 +150,15 @@ test("no query of any route reads a table from end to end", async () => {
 /** As many users and keys at once as a busy server has seen. */
 async function flushMany(): Promise<void> {
   const keys = new Map<string, number>();
+  const meters = new Meters({ now: () => at.clock.ms });
   for (let n = 1; n <= 1_000; n += 1) keys.set(idOf(n * 97), at.clock.ms);
-  const credentials = { takeUsed: () => ({ keys, requests: keys }) } as unknown as Credentials;
-  await new Usage({ credentials, db: () => at.db(), now: () => at.clock.ms }).flush();
+  for (let n = 1; n <= 5_000; n += 1) {
+    meters.of(idOf(n * 19)).answered("signals", 200);
+    meters.of(idOf(n * 19)).deliver([1, 2, 3]);
+  }
+  const credentials = { takeUsed: () => keys };
+  const log = createLog("silent");
+  await new Usage({ credentials, meters, log, db: () => at.db() }).flush();
 }
 
 const idOf = (n: number): string => `0190a7c0-0000-7000-8000-${n.toString(16).padStart(12, "0")}`;
@@ -269,6 +277,20 @@ async function driveAll(call: Call): Promise<void> {
   await call(200, "PATCH", "/api/admin/plans/pro", { premium: true, streams_max: 6 }, boss);
 
   token = (await at.login(moved)).access;
+  await at.must(200, "GET", "/api/signals/latest", undefined, token);
+  await alpine.usage.flush();
+  for (const path of ["/api/users/usage", `/api/admin/usage?user_id=${userId}`]) {
+    const by = path.includes("admin") ? boss : token;
+    const and = path.includes("?") ? "&" : "?";
+    const list = await call(200, "GET", `${path}${and}limit=1`, undefined, by);
+    const next = `${path}${and}limit=1&cursor=${list["next_cursor"]}`;
+    await call(200, "GET", next, undefined, by);
+    const days = "since=2026-01-01&until=2026-12-31";
+    await call(200, "GET", `${path}${and}${days}`, undefined, by);
+  }
+  await call(200, "GET", "/api/admin/usage?limit=1", undefined, boss);
+  await call(200, "GET", "/api/admin/analytics?fresh=1", undefined, boss);
+  await call(200, "GET", "/api/admin/security?fresh=1", undefined, boss);
   await call(204, "POST", "/api/auth/logout", undefined, token);
   token = (await at.login(moved)).access;
   await call(204, "POST", "/api/auth/logout-all", undefined, token);

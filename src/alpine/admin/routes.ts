@@ -4,8 +4,9 @@ import { NoQuery, UuidParam } from "../../http/fields";
 import { strictJson } from "../../http/json";
 import { json, jsonBody, problems } from "../../http/openapi";
 import { refuse, strictQuery } from "../../http/validate";
-import { auditEntries, recordOf } from "../audit";
-import { readPage, timePlaceOf } from "../page";
+import { auditEntries, AuditRecord, recordOf } from "../audit";
+import { csvAnswer, jsonOrCsv } from "../csv";
+import { allRows, pageStart, readPage, type TimePlace, timePlaceOf } from "../page";
 import { accountOf, originOf, type Plane } from "../plane";
 import { userById } from "../users/store";
 import { changeUser } from "./change-user";
@@ -38,17 +39,20 @@ export function adminRoutes(plane: Plane) {
     summary: "Users, newest first",
     middleware: read,
     request: { query: usersQuery(config.pageSizeMax) },
-    responses: { 200: json(AdminUserList, "A page"), ...problems(400, 401, 403, 429, 503) },
+    responses: { 200: jsonOrCsv(AdminUserList, "A page"), ...problems(400, 401, 403, 429, 503) },
   });
   app.openapi(list, async (c) => {
-    const { cursor, limit, ...filter } = c.req.valid("query");
-    const { rows, ...page } = await readPage(
-      alpine.cursors,
-      ["admin users", accountOf(c).userId, filter],
-      { cursor, limit },
-      (after, limit) => findUsers(alpine.db(), filter, after, limit),
-      timePlaceOf,
-    );
+    const { cursor, limit, format, ...filter } = c.req.valid("query");
+    const bound = ["admin users", accountOf(c).userId, filter];
+    const rowsOf = (after: TimePlace | null, limit: number) =>
+      findUsers(alpine.db(), filter, after, limit);
+    if (format === "csv") {
+      const begin = pageStart<TimePlace>(alpine.cursors, bound, cursor);
+      const pages = allRows(rowsOf, timePlaceOf, adminUserOf, begin);
+      return csvAnswer(c, "users", AdminUser.keyof().options, pages);
+    }
+    const asked = { cursor, limit };
+    const { rows, ...page } = await readPage(alpine.cursors, bound, asked, rowsOf, timePlaceOf);
     return c.json({ users: rows.map(adminUserOf), ...page }, 200);
   });
 
@@ -108,17 +112,21 @@ export function adminRoutes(plane: Plane) {
     summary: "What happened to accounts, keys and roles, newest first",
     middleware: read,
     request: { query: auditQuery(config.pageSizeMax) },
-    responses: { 200: json(AuditList, "A page"), ...problems(400, 401, 403, 429, 503) },
+    responses: { 200: jsonOrCsv(AuditList, "A page"), ...problems(400, 401, 403, 429, 503) },
   });
   app.openapi(log, async (c) => {
-    const { cursor, limit, event, user_id: userId } = c.req.valid("query");
-    const { rows, ...page } = await readPage(
-      alpine.cursors,
-      ["audit", accountOf(c).userId, event, userId],
-      { cursor, limit },
-      (before: number | null, limit) => auditEntries(alpine.db(), { event, userId }, before, limit),
-      ({ id }) => id,
-    );
+    const { cursor, limit, format, event, user_id: userId } = c.req.valid("query");
+    const bound = ["audit", accountOf(c).userId, event, userId];
+    const rowsOf = (before: number | null, limit: number) =>
+      auditEntries(alpine.db(), { event, userId }, before, limit);
+    const placeOf = ({ id }: { id: number }) => id;
+    if (format === "csv") {
+      const begin = pageStart<number>(alpine.cursors, bound, cursor);
+      const pages = allRows(rowsOf, placeOf, recordOf, begin);
+      return csvAnswer(c, "audit", AuditRecord.keyof().options, pages);
+    }
+    const asked = { cursor, limit };
+    const { rows, ...page } = await readPage(alpine.cursors, bound, asked, rowsOf, placeOf);
     return c.json({ entries: rows.map(recordOf), ...page }, 200);
   });
 

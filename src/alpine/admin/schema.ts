@@ -2,6 +2,7 @@ import { z } from "@hono/zod-openapi";
 import { roles, tiers } from "../../../db/alpine/schema";
 import { uuid, word } from "../../http/fields";
 import { auditEvents, AuditRecord } from "../audit";
+import { format } from "../csv";
 import { pageQuery, pageShape } from "../page";
 import { Email, FullName, NewPassword, User, userOf, type UserRow } from "../users/schema";
 
@@ -26,6 +27,7 @@ export const usersQuery = (pageSizeMax: number) =>
     tier: z.enum(tiers).optional(),
     role: z.enum(roles).optional(),
     is_active: word.optional(),
+    format,
   });
 export type UsersQuery = z.infer<ReturnType<typeof usersQuery>>;
 
@@ -57,6 +59,7 @@ export const auditQuery = (pageSizeMax: number) =>
     ...pageQuery(pageSizeMax),
     event: z.enum(auditEvents).optional(),
     user_id: uuid.optional().openapi({ description: "Who did it, or whom it concerns." }),
+    format,
   });
 
 export const AuditList = z

@@ -1,6 +1,7 @@
 import { z } from "@hono/zod-openapi";
 import { AppError } from "../../errors";
 import type { Account } from "../../http/guard";
+import { streamOf } from "../../http/stream";
 import { audit, auditEntries, AuditRecord, type Origin, recordOf } from "../audit";
 import { limitWrites } from "../auth/limits";
 import { Key, keyOf } from "../keys/schema";
@@ -12,13 +13,19 @@ import {
   notificationsOf,
   wantedOf,
 } from "../notifications/store";
-import { timePlaceOf } from "../page";
+import { allRows, timePlaceOf } from "../page";
 import type { Plane } from "../plane";
-import { usageOf } from "../usage";
+import { deliveryOf, Delivery, UsageDay, usageDayOf } from "../usage/schema";
+import {
+  deliveriesOf,
+  type DeliveryPlace,
+  deliveryPlaceOf,
+  usageOf,
+  type UsagePlace,
+  usagePlaceOf,
+} from "../usage/store";
 import { PastSession, sessionOf, User, userOf } from "./schema";
 import { sessionsOf, userById } from "./store";
-
-const rowsAtOnce = 500;
 
 const time = z.iso.datetime();
 export const AccountExport = z
@@ -27,7 +34,8 @@ export const AccountExport = z
     profile: User.extend({ last_login_at: time.nullable(), password_changed_at: time }),
     sessions: z.array(PastSession),
     keys: z.array(Key),
-    usage: z.array(z.object({ day: z.iso.date(), requests: z.int() })),
+    usage: z.array(UsageDay),
+    deliveries: z.array(Delivery),
     notifications: z.array(Notification),
     notification_preferences: Preferences,
     audit: z.array(AuditRecord),
@@ -62,63 +70,42 @@ export async function exportAccount(
     notification_preferences: preferencesOf(await wantedOf(alpine.db(), userId)),
   };
   const lists = {
-    sessions: allOf(
+    sessions: allRows(
       (after, limit) => sessionsOf(alpine.db(), userId, null, after, limit),
       timePlaceOf,
       (row) => ({ ...sessionOf(row), ended_at: row.endedAt?.toISOString() ?? null }),
     ),
-    keys: allOf((after, limit) => keysOf(alpine.db(), userId, after, limit), timePlaceOf, keyOf),
-    usage: allOf(
-      (after: string | null, limit) => usageOf(alpine.db(), userId, after, limit),
-      ({ day }) => day,
-      (row) => row,
+    keys: allRows((after, limit) => keysOf(alpine.db(), userId, after, limit), timePlaceOf, keyOf),
+    usage: allRows(
+      (after: UsagePlace | null, limit) => usageOf(alpine.db(), userId, {}, after, limit),
+      usagePlaceOf,
+      usageDayOf,
     ),
-    notifications: allOf(
+    deliveries: allRows(
+      (after: DeliveryPlace | null, limit) => deliveriesOf(alpine.db(), userId, null, after, limit),
+      deliveryPlaceOf,
+      deliveryOf,
+    ),
+    notifications: allRows(
       (after: NotificationPlace | null, limit) =>
         notificationsOf(alpine.db(), userId, {}, after, limit),
       notificationPlaceOf,
       notificationOf,
     ),
-    audit: allOf(
+    audit: allRows(
       (after: number | null, limit) =>
         auditEntries(alpine.db(), { subjectId: userId }, after, limit),
       ({ id }) => id,
       (row) => withoutOthers(recordOf(row), userId),
     ),
   };
-  const texts = textsOf(head, lists);
-  const encoder = new TextEncoder();
-  return new ReadableStream<Uint8Array>(
-    {
-      async pull(controller) {
-        const { done, value } = await texts.next();
-        if (done) controller.close();
-        else controller.enqueue(encoder.encode(value));
-      },
-    },
-    { highWaterMark: 0 },
-  );
+  return streamOf(textsOf(head, lists));
 }
 
 /** Where an administrator came from is theirs to tell. */
 function withoutOthers(record: AuditRecord, userId: string): AuditRecord {
   if (record.actor_id === null || record.actor_id === userId) return record;
   return { ...record, actor_id: null, address: null, request_id: null };
-}
-
-/** Every row of a list as answers show it, page after page. */
-async function* allOf<Row, Place>(
-  read: (after: Place | null, limit: number) => Promise<Row[]>,
-  placeOf: (row: Row) => Place,
-  show: (row: Row) => unknown,
-): AsyncGenerator<unknown[]> {
-  for (let after: Place | null = null; ;) {
-    const rows: Row[] = await read(after, rowsAtOnce);
-    const last = rows.at(-1);
-    if (last === undefined) return;
-    yield rows.map(show);
-    after = placeOf(last);
-  }
 }
 
 async function* textsOf(

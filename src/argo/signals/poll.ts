@@ -2,6 +2,7 @@ import type { Config } from "../../config";
 import type { Admission } from "../../http/admit";
 import { viewHeader, viewText } from "../../http/entitlement";
 import type { Exchange } from "../../http/exchange";
+import type { Meters } from "../../http/meter";
 import { acceptsGzip, allowOrigin } from "../../http/policy";
 import type { Metrics } from "../../platform/metrics";
 import type { LatestAnswers } from "./latest";
@@ -16,6 +17,7 @@ type Deps = {
   answers: LatestAnswers;
   admission: Admission;
   metrics: Metrics;
+  meters: Meters | null;
   draining: () => boolean;
   /** Makes the answer of an error, all but dressed. */
   refuse: (error: unknown, request: Request, exchange: Exchange) => Response;
@@ -31,6 +33,7 @@ export function createPoll(deps: Deps): Poll {
   const ok = metrics.requests.of({ ...labels, status: 200 });
   const notModified = metrics.requests.of({ ...labels, status: 304 });
   const duration = metrics.requestDuration.of(labels);
+  const strangers = deps.meters?.strangers ?? null;
 
   return function poll(request, exchange) {
     const pending = admission.reader(request, exchange);
@@ -63,6 +66,7 @@ export function createPoll(deps: Deps): Poll {
       : new Response(variant.body, { headers: own });
     (unmodified ? notModified : ok).value += 1;
     duration.observe((performance.now() - exchange.startedAt) / 1000);
+    (exchange.principal?.account?.meter ?? strangers)?.answered("signals", response.status);
     return response;
   }
 

@@ -411,6 +411,7 @@ describe("the export", () => {
     await at.key(other);
     await at.must(200, "PATCH", `/api/admin/users/${member.id}`, { tier: "pro" }, boss.access);
     const { access } = await at.login(member.email);
+    alpineOf(at).meters.of(member.id).deliver([7]);
     await alpineOf(at).usage.flush();
     const { response, text, data } = await take({ ...member, access });
     expect(response.headers.get("content-type")).toBe("application/json");
@@ -423,13 +424,20 @@ describe("the export", () => {
       "sessions",
       "keys",
       "usage",
+      "deliveries",
       "notifications",
       "audit",
     ]);
     expect(data.profile).toMatchObject({ id: member.id, email: member.email, tier: "pro" });
     expect(data.sessions.length).toBe(2);
     expect(data.keys.map(({ prefix }) => prefix)).toEqual([key.slice(0, 16)]);
-    expect(data.usage).toEqual([{ day: "2026-11-20", requests: expect.any(Number) }]);
+    expect(data.usage).toEqual([
+      { day: "2026-11-20", route_class: "signals", requests: 0, errors: 0, delivered: 1 },
+      { day: "2026-11-20", route_class: "account", requests: 3, errors: 0, delivered: 0 },
+    ]);
+    expect(data.deliveries).toEqual([
+      { signal_id: 7, delivered_at: new Date(at.clock.ms).toISOString() },
+    ]);
     const events = data.audit.map(({ event }) => event);
     for (const event of ["signup", "login", "key_created", "tier_changed", "data_exported"]) {
       expect(events).toContain(event);
