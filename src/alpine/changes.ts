@@ -27,6 +27,9 @@ const Known = z.discriminatedUnion("kind", [
   z.object({ kind: z.literal("plan"), tier: z.enum(tiers) }),
 ]) satisfies z.ZodType<Change>;
 
+/** What the bus carries; `by` names the sender, who hears it as well. */
+const Message = z.object({ by: z.string(), told: z.array(Known) });
+
 /** A row, with what it says as text: by that it is known again. */
 type Row = { seq: number; text: string; change: unknown };
 const rowShape = {
@@ -57,6 +60,7 @@ const rowsAtOnce = 1_000;
  */
 export class Changes {
   readonly #options: Options;
+  readonly #id = crypto.randomUUID();
   readonly #listeners: Listener[] = [];
   readonly #reloads: (() => Promise<void>)[] = [];
   /** The row that was read last; null while there was none. */
@@ -134,7 +138,7 @@ export class Changes {
         this.#unsure ||= told.length > 0;
         throw error;
       });
-    if (told.length > 0) void bus?.publish(channel, JSON.stringify(told));
+    if (told.length > 0) void bus?.publish(channel, JSON.stringify({ by: this.#id, told }));
     await this.#apply(told).catch((error: unknown) => {
       this.#unsure = true;
       // It is done and will be read from the table; what it concerns is void here until then.
@@ -235,17 +239,19 @@ export class Changes {
 
   /** What the message says is heard at once, and the table is looked at all the same. */
   #hear(message: string): void {
-    void this.look();
     try {
+      const { by, told } = Message.parse(JSON.parse(message));
+      // Known here already: a look that fails now would make doubtful what is good.
+      if (by === this.#id) return;
       // Whoever speaks there can take rights away and give none: a revocation is never undone, and
       // of keys and users the message says no more than that they are to be read again.
-      const told = z.array(Known).parse(JSON.parse(message));
       this.#apply(told).catch(() => {
         this.#unsure = true;
       });
     } catch {
       this.#options.log.warn("a message about accounts cannot be read");
     }
+    void this.look();
   }
 
   async #apply(told: Change[]): Promise<void> {

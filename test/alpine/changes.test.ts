@@ -27,7 +27,7 @@ describe("what was revoked", () => {
     expect(await me(at, member.access)).toBe(401);
     const expiresAtMs = at.clock.ms + 1;
     const late = [{ kind: "session", id: sessionId, fromGeneration: 0, expiresAtMs }];
-    await at.app.deps.redis?.publish("changes", JSON.stringify(late));
+    await at.app.deps.redis?.publish("changes", JSON.stringify({ by: "another", told: late }));
     await Bun.sleep(100);
     expect(await me(at, member.access)).toBe(401);
     const [row] = await at.db().select().from(revocations);
@@ -46,7 +46,7 @@ describe("what was revoked", () => {
     await server.kill();
     // Another process, which still reaches the database, has revoked it and says so.
     const told = [{ kind: "key", id, userId: member.id }];
-    await at.app.deps.redis?.publish("changes", JSON.stringify(told));
+    await at.app.deps.redis?.publish("changes", JSON.stringify({ by: "another", told }));
     await until(async () => (await poll(at, key)) !== 200, "the key is not believed");
     expect(await poll(at, key)).toBe(503);
     await server.start();
