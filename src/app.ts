@@ -1,16 +1,17 @@
 import { OpenAPIHono } from "@hono/zod-openapi";
 import { HTTPException } from "hono/http-exception";
 import { getPath } from "hono/utils/url";
-import { createPoll, latestPath } from "./argo/signals/poll";
+import { createPoll, latestPath, subscribedPath } from "./argo/signals/poll";
 import { signalRoutes } from "./argo/signals/routes";
 import type { Deps } from "./deps";
 import { AppError, SetupError } from "./errors";
 import { docsRoutes } from "./http/docs";
 import { createEdge } from "./http/edge";
+import { mustHavePlan } from "./http/guard";
 import { preflight } from "./http/policy";
 import type { AppEnv, Exchange } from "./http/exchange";
 import { securityOf, securitySchemes } from "./http/openapi";
-import { scopeOf } from "./http/rights";
+import { rightOf } from "./http/rights";
 import { problem } from "./http/respond";
 import type { Logger } from "./platform/log";
 import { operationRoutes } from "./http/health";
@@ -45,10 +46,21 @@ export function createApp(deps: Deps) {
     router: new KnownPaths(),
   });
 
-  const { answers } = argo;
   const meters = alpine?.meters ?? null;
-  const poll = createPoll({ config, answers, admission, metrics, meters, draining, refuse });
-  app.route("/", signalRoutes({ config, argo, admission, metrics, poll }));
+  const polling = { config, admission, metrics, meters, draining, refuse };
+  const polls = new Map([
+    [latestPath, createPoll({ ...polling, path: latestPath, answers: argo.answers })],
+    [
+      subscribedPath,
+      createPoll({
+        ...polling,
+        path: subscribedPath,
+        answers: argo.subscribed,
+        permit: mustHavePlan,
+      }),
+    ],
+  ]);
+  app.route("/", signalRoutes({ config, argo, admission, metrics, polls }));
   app.route(
     "/",
     operationRoutes({
@@ -97,7 +109,7 @@ export function createApp(deps: Deps) {
     draining,
     refuse,
     routeOf: ({ request, path }) => {
-      if (path === undefined) return latestPath;
+      if (path === undefined) return "none";
       const method = request.method === "HEAD" ? "GET" : request.method;
       return handlersOf(method, path).at(-1)?.[0][1].path ?? "none";
     },
@@ -119,13 +131,14 @@ export function createApp(deps: Deps) {
       const { method } = request;
       const path = (exchange.path = pathOf(request));
       if (method === "OPTIONS" && request.headers.has("origin")) return preflight(config, request);
-      if (readMethods.has(method) && path === latestPath) return poll(request, exchange);
+      const poll = readMethods.has(method) ? polls.get(path) : undefined;
+      if (poll) return poll(request, exchange);
       // Hono would take the body of a HEAD away, and with it the length that Bun tells.
       const routed = method === "HEAD" ? new Request(request, { method: "GET" }) : request;
       return app.fetch(routed, exchange);
     }),
-    /** Answers GET requests of this path, and needs no router: that would cost a poll dearly. */
-    poll: { path: latestPath, fetch: edge(poll) },
+    /** Answer GET requests of their paths, and need no router: that would cost a poll dearly. */
+    polls: [...polls].map(([path, poll]) => ({ path, fetch: edge(poll) })),
     routes: app.routes,
   };
 }
@@ -138,11 +151,11 @@ function described(app: OpenAPIHono<AppEnv>, open: boolean, accounts: boolean) {
   }
   const document = app.getOpenAPI31Document(description);
   for (const { method, path, handler } of app.routes) {
-    const scope = scopeOf(handler);
-    if (scope === undefined) continue;
+    const right = rightOf(handler);
+    if (right === undefined) continue;
     const item = document.paths?.[path.replaceAll(/:(\w+)/g, "{$1}")];
     const operation = item?.[method.toLowerCase() as "get"];
-    if (operation) operation.security = securityOf(scope, { open, accounts });
+    if (operation) operation.security = securityOf(right, { open, accounts });
   }
   return document;
 }

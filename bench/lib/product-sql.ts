@@ -16,6 +16,7 @@ export function productSql(db: string): string {
     using reader = new SignalReader(db);
     reader.page({
       filter: { minConfidence: 0 },
+      sight: null,
       order: "desc",
       after: null,
       limit: 10,

@@ -1,6 +1,7 @@
 import type { Variant } from "../../src/argo/signals/variant";
 import { readConfig } from "../../src/config";
 import { openDeps } from "../../src/deps";
+import { fullView } from "../../src/http/entitlement";
 
 /**
  * The cached answers as `serve` asks for them, conditional requests included, and nothing of what
@@ -23,7 +24,7 @@ await server.stop(true);
 function poll(request: Request): Promise<Response> {
   const { url } = request;
   const at = url.indexOf("?");
-  return answers.answer(at < 0 ? "" : url.slice(at), false, request, send, refuse);
+  return answers.answer(at < 0 ? "" : url.slice(at), false, fullView, request, send, refuse);
 }
 
 function send(variant: Variant, { headers }: Request): Response {

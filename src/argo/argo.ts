@@ -9,10 +9,13 @@ import { isCorruption, type Synchronous } from "../platform/sqlite";
 import { fileId, makeDirectory } from "../platform/directory";
 import { mustHaveSoundLog } from "../platform/wal";
 import { FarReader } from "./signals/far";
-import { LatestAnswers } from "./signals/latest";
+import { Answers } from "./signals/answers";
+import { askLatest } from "./signals/latest";
 import { TIMESTAMP_AHEAD_SECONDS_MAX } from "./signals/schema";
 import { SignalStats } from "./signals/stats";
 import { SignalReader } from "./signals/store";
+import { askSubscribed } from "./signals/subscribed";
+import { Views } from "./signals/views";
 import { SignalWriter } from "./signals/writer";
 
 export type ArgoOptions = {
@@ -40,7 +43,11 @@ const answersBytesMax = 4 * 1024 * 1024;
 /** The data plane: everything that stands on the signal file. */
 export class Argo implements AsyncDisposable {
   readonly far: FarReader;
-  readonly answers: LatestAnswers;
+  /** What each plan may see. */
+  readonly views: Views;
+  /** The answers of `/latest` and of `/subscribed`. */
+  readonly answers: Answers;
+  readonly subscribed: Answers;
   readonly stats: SignalStats;
   readonly cursors: Cursors;
   /** What SQLite's own check found; empty while it has found nothing. */
@@ -66,18 +73,22 @@ export class Argo implements AsyncDisposable {
       deadlineMs,
       onEvent: threadEvents(options.log),
     });
-    this.answers = new LatestAnswers(reader, this.far, {
-      pageSizeMax: config.pageSizeMax,
-      cache: config.cache,
-      entriesMax: answersMax,
-      bytesMax: answersBytesMax,
-      headers: secureHeaders,
-    });
-    this.stats = new SignalStats(reader, this.far);
+    this.views = new Views(reader, this.far, options.now);
+    this.stats = new SignalStats(this.views, this.far);
     // Without our own tables cursors live as long as this process.
     const transient = crypto.getRandomValues(new Uint8Array(32));
     let secret: Uint8Array | null = null;
     this.cursors = new Cursors(() => (secret ??= reader.secret()) ?? transient);
+    const kept = {
+      cache: config.cache,
+      entriesMax: answersMax,
+      bytesMax: answersBytesMax,
+      headers: secureHeaders,
+    };
+    const answering = (understand: ConstructorParameters<typeof Answers>[3]["understand"]) =>
+      new Answers(reader, this.far, this.views, { ...kept, understand });
+    this.answers = answering(askLatest(config.pageSizeMax));
+    this.subscribed = answering(askSubscribed(config.pageSizeMax, this.cursors));
   }
 
   /**

@@ -98,7 +98,7 @@ async function vacuumInto(from: string, to: string): Promise<void> {
 /** Where the id is only the rowid, VACUUM is free to change it: then the newest rows tell. */
 function newestRows(reader: SignalReader): ReceivedSignal[] {
   const head = reader.head.maxId;
-  return reader.slice(Math.max(0, head - comparedRows), head, comparedRows);
+  return reader.slice(Math.max(0, head - comparedRows), head, comparedRows, null).rows;
 }
 
 function check(path: string, newest: ReceivedSignal[]) {
@@ -112,7 +112,7 @@ function check(path: string, newest: ReceivedSignal[]) {
   }
   // A row that was changed or deleted meanwhile is no sign of it; none that is where it was is.
   const stayed = newest.filter((row) => {
-    const same = copy.byId(row.id);
+    const same = copy.byId(row.id, null);
     return same?.symbol === row.symbol && same.timestamp === row.timestamp;
   });
   const moved = newest.length > 0 && stayed.length === 0;

@@ -96,7 +96,14 @@ const post = (argo: Argo, body: string) =>
   argo.writer.submit({ body: encoder.encode(body), key: null });
 
 function lastPrice(argo: Argo): number {
-  const walk = { filter: { symbol }, order: "desc", after: null, limit: 1, skip: 0 } as const;
+  const walk = {
+    filter: { symbol },
+    sight: null,
+    order: "desc",
+    after: null,
+    limit: 1,
+    skip: 0,
+  } as const;
   const [last] = argo.reader.page({ ...walk, budget: 1, received: false }).rows;
   return last?.entry_price ?? 3_000;
 }

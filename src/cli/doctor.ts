@@ -276,7 +276,7 @@ function shapeOf(timestamp: string): string {
 function timestamps(reader: SignalReader): Check {
   const name = "timestamps";
   const head = reader.head.maxId;
-  const rows = reader.slice(Math.max(0, head - recentRows), head, recentRows);
+  const { rows } = reader.slice(Math.max(0, head - recentRows), head, recentRows, null);
   const examples = new Map<string, string>();
   for (const { timestamp } of rows) {
     const shape = shapeOf(timestamp ?? "");

@@ -44,7 +44,7 @@ export async function exportRows(
 async function* slices(reader: SignalReader, path: string, sinceId: number) {
   const head = reader.head.maxId;
   for (let at = sinceId; at < head;) {
-    const rows = await patiently(path, () => reader.slice(at, head, rowsPerSlice));
+    const { rows } = await patiently(path, () => reader.slice(at, head, rowsPerSlice, null));
     const last = rows.at(-1);
     if (!last) return;
     yield { rows: rows.length, lines: rows.map((row) => `${JSON.stringify(row)}\n`).join("") };

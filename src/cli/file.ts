@@ -129,7 +129,7 @@ export async function makeReady(
           until = performance.now() + lockedMsMax;
           note(message, data);
         },
-        create,
+        { create, nowMs: Date.now() },
       );
       if (layout) return layout;
     } catch (error) {

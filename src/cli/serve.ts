@@ -152,11 +152,12 @@ function listen(config: Config, deps: Deps): Server<unknown> {
     return Bun.serve({
       hostname: config.host,
       port: config.port,
-      routes: {
-        [app.poll.path]: {
-          GET: (request: Request, own: Server<unknown>) => app.poll.fetch(request, own),
-        },
-      },
+      routes: Object.fromEntries(
+        app.polls.map(({ path, fetch }) => [
+          path,
+          { GET: (request: Request, own: Server<unknown>) => fetch(request, own) },
+        ]),
+      ),
       fetch: (request, server) => app.fetch(request, server),
       // Above our own limit, so that it is our middleware that answers, as a problem document.
       maxRequestBodySize: 128 * 1024 * 1024,

@@ -63,7 +63,7 @@ function openTable(file: string): Source {
     for (;;) {
       let rows;
       try {
-        rows = reader.slice(at, head, rowsPerCommit);
+        ({ rows } = reader.slice(at, head, rowsPerCommit, null));
       } catch (error) {
         throw asSetupError(error, file);
       }

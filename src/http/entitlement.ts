@@ -11,6 +11,9 @@ export type View = {
 /** How often somebody may come, and by which name the headers of limits call that. */
 export type Quota = { readonly name: string; readonly limit: number };
 
+/** The longest delay that a plan may have. */
+export const delaySecondsMax = 30 * 86_400;
+
 /** What a plan gives. The object of a plan stays and is changed in place: whoever holds it is told. */
 export type Entitlement = {
   view: View;

@@ -46,6 +46,13 @@ export type Credentials = {
 export const viewOfReader = ({ principal, view }: Pick<Exchange, "principal" | "view">): View =>
   principal?.account?.entitlement.view ?? view ?? fullView;
 
+/** Lets accounts pass, and an operator's token that reads for one. @throws AppError 401 or 403. */
+export function mustHavePlan({ principal, view }: Pick<Exchange, "principal" | "view">): void {
+  if (principal?.account || view) return;
+  if (principal) throw new AppError("forbidden", "This is for accounts: a token has no plan.");
+  throw new AppError("unauthorized", "A session or a key of an account is needed.", challenge);
+}
+
 type Token = Principal & { digest: Uint8Array };
 
 const remembered = 1_000;

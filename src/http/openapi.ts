@@ -1,6 +1,6 @@
 import { z } from "@hono/zod-openapi";
 import { AppError, type ErrorCode } from "../errors";
-import type { Scope } from "./guard";
+import type { Right } from "./rights";
 
 /** RFC 9457, with our code and the fields at fault. */
 export const Problem = z
@@ -74,21 +74,22 @@ export const securitySchemes = {
   operator: bearer("A static token of the operator: ARGO_READ_TOKEN or ARGO_WRITE_TOKEN."),
 };
 
-/** Who holds a scope, by what they send; what stands in the list is their role or scope. */
-const holders: Record<Scope, Partial<Record<keyof typeof securitySchemes, string[]>>> = {
+/** Who holds a right, by what they send; what stands in the list is their role or scope. */
+const holders: Record<Right, Partial<Record<keyof typeof securitySchemes, string[]>>> = {
   "signals:read": { session: [], key: ["signals:read"], operator: ["ARGO_READ_TOKEN"] },
   "signals:write": { key: ["signals:write"], operator: ["ARGO_WRITE_TOKEN"] },
+  plan: { session: [], key: ["signals:read"], operator: ["ARGO_READ_TOKEN"] },
   account: { session: [] },
   "admin:read": { session: ["admin"], key: ["admin:read"] },
   "admin:write": { session: ["admin"] },
 };
 
-/** The security of a route that asks for this scope. */
+/** The security of a route that asks for this right. */
 export function securityOf(
-  scope: Scope,
+  right: Right,
   { open, accounts }: { open: boolean; accounts: boolean },
 ): Record<string, string[]>[] {
-  const ways = Object.entries(holders[scope]).filter(([name]) => accounts || name === "operator");
-  const guests = scope === "signals:read" && open ? [{}] : [];
+  const ways = Object.entries(holders[right]).filter(([name]) => accounts || name === "operator");
+  const guests = right === "signals:read" && open ? [{}] : [];
   return [...guests, ...ways.map(([name, needed]) => ({ [name]: needed }))];
 }

@@ -1,12 +1,15 @@
 import type { Scope } from "./guard";
 
-const rights = new WeakMap<object, Scope>();
+/** What a route asks for: a scope, or beside it a plan by which signals are read. */
+export type Right = Scope | "plan";
 
-/** Notes which scope a handler asks for, so that the API's description says what is enforced. */
-export function asking<H extends object>(scope: Scope, handler: H): H {
-  rights.set(handler, scope);
+const rights = new WeakMap<object, Right>();
+
+/** Notes what a handler asks for, so that the API's description says what is enforced. */
+export function asking<H extends object>(right: Right, handler: H): H {
+  rights.set(handler, right);
   return handler;
 }
 
-/** Undefined for a handler that asks for none. */
-export const scopeOf = (handler: object): Scope | undefined => rights.get(handler);
+/** Undefined for a handler that asks for nothing. */
+export const rightOf = (handler: object): Right | undefined => rights.get(handler);

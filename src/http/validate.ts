@@ -75,6 +75,13 @@ export function readQuery(search: string): Record<string, string> {
   return query;
 }
 
+/** Reads the query of a URL by its schema. @throws AppError 400 that names the field. */
+export function parseQuery<S extends z.ZodType>(schema: S, search: string): z.output<S> {
+  const parsed = schema.safeParse({ ...readQuery(search) });
+  if (!parsed.success) refuse({ success: false, error: parsed.error, target: "query" });
+  return parsed.data as z.output<S>;
+}
+
 /** Refuses a query that Hono's own reading would let pass. */
 export const strictQuery: MiddlewareHandler<AppEnv> = function strictQuery(c, next) {
   const { url } = c.req;

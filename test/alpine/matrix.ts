@@ -6,8 +6,17 @@ import { READ_TOKEN, signal, WRITE_TOKEN } from "../harness/app.ts";
 
 /** Who may do what, for every route there is and everybody who may come (H1). */
 
-/** Which scope a route asks for; `anybody` asks for none. */
-type Right = "anybody" | "read" | "write" | "metrics" | "account" | "admin:read" | "admin:write";
+/** What a route asks for; `anybody` asks for nothing. Signals are read by a plan or without one. */
+type Right =
+  | "anybody"
+  | "read"
+  | "plan"
+  | "export"
+  | "write"
+  | "metrics"
+  | "account"
+  | "admin:read"
+  | "admin:write";
 
 const SOMEBODY = "0190a7c0-0000-7000-8000-000000000000";
 const HASH = "0".repeat(64);
@@ -15,8 +24,9 @@ const HASH = "0".repeat(64);
 /** The right of each route, and what it answers to who has it, on a harmless request. */
 export const ROUTES: Record<string, [right: Right, status: number, path?: string]> = {
   "GET /api/signals/latest": ["read", 200],
+  "GET /api/signals/subscribed": ["plan", 200],
   "GET /api/signals": ["read", 200],
-  "GET /api/signals/export": ["read", 200, "/api/signals/export?since_id=0"],
+  "GET /api/signals/export": ["export", 200, "/api/signals/export?since_id=0"],
   "GET /api/signals/hash/:sha256": ["read", 404, `/api/signals/hash/${HASH}`],
   "GET /api/signals/:id": ["read", 404, "/api/signals/999999"],
   "GET /api/stats": ["read", 200],
@@ -94,15 +104,15 @@ const WHO: Record<string, Right[]> = {
   "the holder of a session that was ended": [],
   "the holder of a session of somebody disabled": [],
   "the holder of the key of somebody disabled": [],
-  "a starter": ["read", "account"],
-  "a pro": ["read", "account"],
-  "an elite": ["read", "account"],
-  "a bot with a key": ["read"],
+  "a starter": ["read", "plan", "account"],
+  "a pro": ["read", "plan", "account"],
+  "an elite": ["read", "plan", "export", "account"],
+  "a bot with a key": ["read", "plan"],
   "a bot with a key that has no scope of reading": ["admin:read"],
-  "an administrator": ["read", "account", "admin:read", "admin:write"],
+  "an administrator": ["read", "plan", "export", "account", "admin:read", "admin:write"],
   "a producer with the key of an administrator": ["write", "admin:read"],
-  "the key of somebody who was an administrator": ["read"],
-  "the operator's reading token": ["read"],
+  "the key of somebody who was an administrator": ["read", "plan"],
+  "the operator's reading token": ["read", "export"],
   "the operator's writing token": ["write"],
 };
 const REFUSED_AS_UNKNOWN = new Set(Object.keys(WHO).slice(0, 6));

@@ -14,6 +14,8 @@ const SECURITY: Record<string, Security | undefined> = {
   anybody: undefined,
   metrics: undefined,
   read: [{ session: [] }, { key: ["signals:read"] }, { operator: ["ARGO_READ_TOKEN"] }],
+  plan: [{ session: [] }, { key: ["signals:read"] }, { operator: ["ARGO_READ_TOKEN"] }],
+  export: [{ session: [] }, { key: ["signals:read"] }, { operator: ["ARGO_READ_TOKEN"] }],
   write: [{ key: ["signals:write"] }, { operator: ["ARGO_WRITE_TOKEN"] }],
   account: [{ session: [] }],
   "admin:read": [{ session: ["admin"] }, { key: ["admin:read"] }],

@@ -15,7 +15,7 @@ const filters: Record<string, Filter> = {
 /** A file of n rows in the shape of the engine's. */
 function make(path: string, n: number): void {
   const db = openDatabase(path, "writer", "OFF");
-  adopt(db, () => undefined, true);
+  adopt(db, () => undefined, { create: true, nowMs: Date.now() });
   db.run("DROP TRIGGER argo_signals_insert");
   db.run(
     `WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ${n})
@@ -23,14 +23,14 @@ function make(path: string, n: number): void {
      SELECT 'S' || (i % 50), 'BUY', 100 + i % 977, 60 + (i * 7919) % 4000 / 100.0,
             strftime('%Y-%m-%dT%H:%M:%S+00:00', 1000000000 + i * 60, 'unixepoch') FROM n`,
   );
-  adopt(db, () => undefined, true);
+  adopt(db, () => undefined, { create: true, nowMs: Date.now() });
   db.run("PRAGMA wal_checkpoint(TRUNCATE)");
   db.close();
 }
 
 /** The least time of one page in many, µs: a cost, not a latency. */
 function pageUs(reader: SignalReader, filter: Filter): number {
-  const walk = { filter, order: "desc", after: null, limit: 10, skip: 0 } as const;
+  const walk = { filter, sight: null, order: "desc", after: null, limit: 10, skip: 0 } as const;
   let least = Infinity;
   for (let round = 0; round < 50; round += 1) {
     const begun = Bun.nanoseconds();

@@ -410,6 +410,6 @@ export function makeFile(db: string, rows: number): void {
        FROM n`,
     )
     .run(rows);
-  adopt(file, () => undefined, true);
+  adopt(file, () => undefined, { create: true, nowMs: Date.now() });
   file.run("PRAGMA wal_checkpoint(TRUNCATE)");
 }

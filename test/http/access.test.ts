@@ -2,8 +2,8 @@ import { expect, test } from "bun:test";
 import { openApp, signal } from "../harness/app.ts";
 import { runScenarios, type Access, type As, type Scenario } from "../harness/scenario.ts";
 
-/** Who may: everybody, who reads, who writes, or who holds the token of metrics. */
-type Right = "public" | "read" | "write" | "metrics";
+/** Who may: everybody, who reads, who has a plan (nobody here), who writes, or who holds the token of metrics. */
+type Right = "public" | "read" | "plan" | "write" | "metrics";
 
 interface Route {
   right: Right;
@@ -18,6 +18,7 @@ const HASH = "0".repeat(64);
 /** Every route there is: one that is missing here fails the test below. */
 const ROUTES: Record<string, Route> = {
   "GET /api/signals/latest": { right: "read", path: "/api/signals/latest" },
+  "GET /api/signals/subscribed": { right: "plan", path: "/api/signals/subscribed" },
   "GET /api/signals": { right: "read", path: "/api/signals" },
   "GET /api/signals/export": { right: "read", path: "/api/signals/export?since_id=3480" },
   "GET /api/signals/hash/:sha256": {
@@ -65,6 +66,7 @@ function statusFor(route: Route, as: As, readable: boolean): number {
   if (route.right === "public") return yes;
   if (route.right === "metrics") return 401;
   if (route.right === "write") return as === "writer" ? yes : as === "reader" ? 403 : 401;
+  if (route.right === "plan") return as === "reader" || as === "writer" ? 403 : 401;
   if (as === "guest") return readable ? yes : 401;
   return as === "reader" ? yes : as === "writer" ? 403 : 401;
 }

@@ -38,6 +38,7 @@ const SEGMENTS = [
   "api",
   "signals",
   "latest",
+  "subscribed",
   "export",
   "hash",
   "stats",
@@ -77,6 +78,7 @@ const SEGMENTS = [
 ];
 const PATHS = [
   "/api/signals/latest",
+  "/api/signals/subscribed",
   "/api/signals",
   "/api/signals/1",
   "/api/signals/export",

@@ -1,8 +1,8 @@
 import { plans, type Tier, tiers, type UserRole } from "../../../db/alpine/schema";
-import { type Entitlement, fullView, viewOf } from "../../http/entitlement";
+import { delaySecondsMax, type Entitlement, fullView, viewOf } from "../../http/entitlement";
 import type { Changes } from "../changes";
 import type { Database } from "../database";
-import { delaySecondsMax, type PlanRow } from "./schema";
+import type { PlanRow } from "./schema";
 
 type Options = {
   db: () => Database;

@@ -1,12 +1,11 @@
 import { z } from "@hono/zod-openapi";
 import { intervals, type plans, type Tier, tiers } from "../../../db/alpine/schema";
+import { delaySecondsMax } from "../../http/entitlement";
 import { isPrintable } from "../users/schema";
 
 export type PlanRow = typeof plans.$inferSelect;
 
 const currencies = new Set(Intl.supportedValuesOf("currency"));
-/** The longest delay that a plan may have. */
-export const delaySecondsMax = 30 * 86_400;
 const anyNumber = 1_000_000_000;
 
 const whole = (min: number, max: number, description?: string) =>

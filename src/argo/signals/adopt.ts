@@ -1,11 +1,13 @@
 import type { Database } from "bun:sqlite";
 import books from "../../../db/argo/0001_books.sql" with { type: "text" };
+import views from "../../../db/argo/0002_views.sql" with { type: "text" };
 import table from "../../../db/argo/signals.sql" with { type: "text" };
 import { SetupError } from "../../errors";
-import { indexesFor, inspect, type Layout, noted, triggersFor } from "./layout";
+import { delaySecondsMax } from "../../http/entitlement";
+import { dated, indexesFor, inspect, type Layout, noted, triggersFor } from "./layout";
 
 /** Own tables, in order; each runs once, in a transaction of its own. */
-const migrations: readonly string[] = [books];
+const migrations: readonly string[] = [books, views];
 
 export type Note = (message: string, data?: Record<string, unknown>) => void;
 
@@ -15,9 +17,14 @@ export type Note = (message: string, data?: Record<string, unknown>) => void;
  * step is one transaction that looks first.
  * @param create make the table `signals` where there is none; false while the engine may be
  *   between dropping it and making it anew, and would fail on ours.
+ * @param nowMs the clock by which rows without a `received_at` may still be withheld.
  * @returns how the table is made now; null when there is none.
  */
-export function adopt(db: Database, note: Note, create: boolean): Layout | null {
+export function adopt(
+  db: Database,
+  note: Note,
+  { create, nowMs }: { create: boolean; nowMs: number },
+): Layout | null {
   if (booksVersion(db) === 0) {
     if (inspect(db)) mustBeSound(db);
     else mustBeEmpty(db);
@@ -32,7 +39,7 @@ export function adopt(db: Database, note: Note, create: boolean): Layout | null 
     return inspect(db);
   });
   if (!made) return null;
-  track(db, note);
+  track(db, note, nowMs);
   return index(db, note);
 }
 
@@ -96,6 +103,7 @@ function migrate(db: Database, note: Note): void {
       }
       const sql = migrations[version];
       if (sql === undefined) return true;
+      const begun = performance.now();
       if (version === 0) {
         db.run("CREATE TABLE argo_migrations (version INTEGER PRIMARY KEY, applied_at TEXT)");
       }
@@ -103,14 +111,15 @@ function migrate(db: Database, note: Note): void {
       db.query("INSERT INTO argo_migrations VALUES (?, strftime('%Y-%m-%dT%H:%M:%fZ','now'))").run(
         version + 1,
       );
-      note("own tables migrated", { version: version + 1 });
+      const durationMs = Math.round(performance.now() - begun);
+      note("own tables migrated", { version: version + 1, duration_ms: durationMs });
       return false;
     });
     if (done) return;
   }
 }
 
-function track(db: Database, note: Note): void {
+function track(db: Database, note: Note, nowMs: number): void {
   transaction(db, () => {
     const layout = inspect(db);
     if (!layout || layout.tracked) return;
@@ -124,14 +133,32 @@ function track(db: Database, note: Note): void {
       db.run(`DROP TRIGGER IF EXISTS ${name}`);
       db.run(sql);
     }
-    if (triggers.every((t) => watched.some((w) => w.name === t.name))) return;
     // Unwatched until now: these may be other rows than those that were noted.
-    for (const name of noted) db.run(`DELETE FROM ${name}`);
-    db.run("UPDATE argo_head SET updates = updates + 1");
-    note("table adopted");
+    if (!triggers.every((t) => watched.some((w) => w.name === t.name))) {
+      for (const name of noted) db.run(`DELETE FROM ${name}`);
+      db.run("UPDATE argo_head SET updates = updates + 1");
+      note("table adopted");
+    }
+    db.run(`UPDATE argo_head SET last_id = coalesce((SELECT max(${layout.id}) FROM "signals"), 0)`);
+    noteDates(db, layout, nowMs);
   });
 }
 
+/** Notes the rows without a `received_at` that somebody may not see before they are older. */
+function noteDates(db: Database, { id, timestamp }: Layout, nowMs: number): void {
+  const old = new Date(nowMs - delaySecondsMax * 1_000);
+  // A text says its own zone: in its bytes a moment may be a day off, and an index knows no more.
+  const floor = new Date(old.getTime() - 2 * dayMs).toISOString().slice(0, 10);
+  db.run("DELETE FROM argo_dated");
+  db.query(
+    `INSERT INTO argo_dated (id, arrived_at)
+     SELECT ${id}, ${dated(timestamp)} FROM "signals"
+     WHERE ${timestamp} >= $floor AND ${dated(timestamp)} > $old
+       AND NOT EXISTS (SELECT 1 FROM argo_received WHERE id = "signals".${id})`,
+  ).run({ floor, old: old.toISOString() });
+}
+
+const dayMs = 86_400_000;
 const giveWayMs = 150;
 
 /** Each index is a transaction of its own: a build holds the engine's lock while it lasts. */

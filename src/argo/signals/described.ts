@@ -4,7 +4,7 @@ import type { Config } from "../../config";
 import type { AppEnv } from "../../http/exchange";
 import { NoQuery } from "../../http/fields";
 import { limitedProblems, problems } from "../../http/openapi";
-import { latestPath } from "./poll";
+import { latestPath, subscribedPath } from "./poll";
 import {
   ExportQuery,
   HashParam,
@@ -15,6 +15,7 @@ import {
   SignalList,
   SignalOut,
   Stats,
+  subscribedQuery,
 } from "./schema";
 
 /**
@@ -34,6 +35,28 @@ export function readRoutes({ pageSizeMax }: Config, read: MiddlewareHandler<AppE
       200: {
         description: "Newest first by timestamp, then id",
         content: { "application/json": { schema: z.array(SignalOut) } },
+        headers: {
+          ETag: { schema: { type: "string" } },
+          "Signal-Head": { schema: { type: "integer" }, description: "Highest visible id" },
+        },
+      },
+      304: { description: "Nothing has changed" },
+      ...limitedProblems,
+    },
+  });
+
+  const subscribed = createRoute({
+    method: "get",
+    path: subscribedPath,
+    tags: ["signals"],
+    summary: "What the account's plan shows of the signals",
+    description:
+      "For accounts alone, by session or key: newest first, page by page. Never stale: a signal is there from the moment at which it falls due for the plan. Poll the first page with If-None-Match. `min_confidence` up to and including 1 is a fraction of one, above it percent.",
+    request: { query: subscribedQuery(pageSizeMax) },
+    responses: {
+      200: {
+        description: "A page; pass next_cursor to get the next",
+        content: { "application/json": { schema: SignalList } },
         headers: {
           ETag: { schema: { type: "string" } },
           "Signal-Head": { schema: { type: "integer" }, description: "Highest visible id" },
@@ -65,6 +88,7 @@ export function readRoutes({ pageSizeMax }: Config, read: MiddlewareHandler<AppE
     path: "/api/signals/export",
     tags: ["signals"],
     summary: "All signals after an id, as NDJSON by ascending id",
+    description: "403 for accounts whose plan does not include it.",
     middleware: read,
     request: { query: ExportQuery },
     responses: {
@@ -123,5 +147,5 @@ export function readRoutes({ pageSizeMax }: Config, read: MiddlewareHandler<AppE
     },
   });
 
-  return { latest, list, exported, byHash, byId, stats };
+  return { latest, subscribed, list, exported, byHash, byId, stats };
 }

@@ -2,7 +2,8 @@ import { AppError } from "../../errors";
 import { Gate } from "../../platform/gate";
 import { Thread } from "../../platform/thread";
 import type { ReceivedSignal, Signal } from "./signal";
-import type { HashSearch, SignalReader } from "./store";
+import type { Sight } from "./sight";
+import type { Seek, SignalReader } from "./store";
 import type { Page, Walk } from "./walk";
 
 /** Rows that one read may visit on the server's own thread: well under a millisecond. */
@@ -14,6 +15,9 @@ const walksWaitingMax = 100;
 /** Exports take turns slice by slice, so that they leave room for everybody else. */
 const slicesMax = 4;
 const slicesWaitingMax = 10_000;
+
+/** Lines of NDJSON without the last line break, and the ids of their rows. */
+export type ExportSlice = { lines: string; ids: number[]; nextId: number | null };
 
 type Options = {
   path: string;
@@ -64,24 +68,32 @@ export class FarReader implements AsyncDisposable {
     );
   }
 
-  /** One stretch of the export as NDJSON lines, without the last line break. */
-  slice(sinceId: number, untilId: number, limit: number): Promise<string> {
-    return this.#slices.run(() => this.#thread.call<string>("slice", [sinceId, untilId, limit]));
+  /** One stretch of the export. */
+  slice(...bounds: Parameters<SignalReader["slice"]>): Promise<ExportSlice> {
+    return this.#slices.run(() => this.#thread.call<ExportSlice>("slice", bounds));
   }
 
   /**
    * The newest row that carries this hash: at once by the index, else a promise.
    * @throws AppError 503 when the deadline passes first.
    */
-  byHash(sha256: string): ReceivedSignal | null | Promise<ReceivedSignal | null> {
-    if (this.near.hashIndexed) return this.near.byHash(sha256);
-    const until = performance.now() + this.options.deadlineMs;
-    return this.#walks.run(() => this.#seek(sha256, until));
+  byHash(sha256: string, sight: Sight): ReceivedSignal | null | Promise<ReceivedSignal | null> {
+    if (this.near.hashIndexed) return this.near.byHash(sha256, sight);
+    return this.#seek(sha256, Infinity, sight);
   }
 
-  /** The counts of all rows as JSON, as of this call or newer. */
-  stats(): Promise<string> {
-    return this.#thread.call("stats", null);
+  /**
+   * The row of the highest id that is seen.
+   * @throws AppError 503 when the deadline passes first.
+   */
+  highest(sight: Sight): ReceivedSignal | null | Promise<ReceivedSignal | null> {
+    const { signal, belowId } = this.near.seek(null, Infinity, nearRowsMax, sight);
+    return belowId === null ? signal : this.#seek(null, belowId, sight);
+  }
+
+  /** The counts of all rows that are seen as JSON, as of this call or newer. */
+  stats(view: string, sight: Sight): Promise<string> {
+    return this.#thread.call("stats", [view, sight]);
   }
 
   /** How many rows are dated after this text, at most `limit`. */
@@ -135,16 +147,21 @@ export class FarReader implements AsyncDisposable {
     );
   }
 
-  async #seek(sha256: string, until: number): Promise<ReceivedSignal | null> {
-    let belowId: number | null = Number.MAX_SAFE_INTEGER;
-    while (performance.now() < until) {
-      const found: HashSearch = await this.#thread.call("seekHash", [sha256, belowId, farRowsMax]);
-      belowId = found.belowId;
-      if (belowId === null) return found.signal;
-    }
-    throw this.#late(
-      "the signal file has no index of its hashes. Let this server write it, so that it is adopted.",
-    );
+  #seek(sha256: string | null, fromId: number, sight: Sight): Promise<ReceivedSignal | null> {
+    const until = performance.now() + this.options.deadlineMs;
+    return this.#walks.run(async () => {
+      let belowId: number | null = fromId;
+      while (performance.now() < until) {
+        const found: Seek = await this.#thread.call("seek", [sha256, belowId, farRowsMax, sight]);
+        belowId = found.belowId;
+        if (belowId === null) return found.signal;
+      }
+      throw this.#late(
+        sha256 === null
+          ? "too many of the newest signals are withheld. Try again."
+          : "the signal file has no index of its hashes. Let this server write it, so that it is adopted.",
+      );
+    });
   }
 
   #late(reason: string): AppError {

@@ -16,9 +16,10 @@ export type Layout = {
   id: string;
   /** SQL of the ordering text: by bytes, whatever the column's type and collation. */
   timestamp: string;
+  /** The same for a row by another name, such as NEW. */
+  timestampIn: (table: string) => string;
   /** SQL that makes a column compare by bytes where the table may say otherwise. */
   collation: string;
-  timestampType: string;
   timestampNullable: boolean;
   has: { strategy: boolean; sha256: boolean; target: boolean; stop: boolean };
   /** Columns that the table requires and that this server does not know how to fill. */
@@ -31,7 +32,7 @@ export type Layout = {
   indexes: Partial<Record<IndexName, string>>;
   /** True when our triggers count every change, so that the head can be trusted. */
   tracked: boolean;
-  /** True when our own tables are there. */
+  /** True when our own tables are there, all that this release knows of. */
   books: boolean;
 };
 
@@ -69,8 +70,7 @@ export function inspect(db: Database): Layout | null {
       indexes.some((index) => index.origin === "pk"),
       withoutRowid(db),
     ),
-    timestamp: `${orderingText('"signals"."timestamp"', named.get("timestamp")?.type)}${collation}`,
-    timestampType: named.get("timestamp")?.type ?? "",
+    ...timestampOf(named.get("timestamp")?.type ?? "", collation),
     collation,
     timestampNullable: named.get("timestamp")?.notnull !== 1,
     has: {
@@ -86,7 +86,7 @@ export function inspect(db: Database): Layout | null {
     unique: indexes.some((index) => index.unique === 1),
     indexes: {},
     tracked: false,
-    books: master.some((m) => m.type === "table" && m.name === "argo_head"),
+    books: master.some((m) => m.type === "table" && m.name === "argo_dated"),
   };
   for (const { name, names, sql } of indexesFor(layout)) {
     const there = master.find(
@@ -134,10 +134,22 @@ function withoutRowid(db: Database): boolean {
 }
 
 /** Text has its own order; in a column of another type each value is taken as the text it shows. */
-function orderingText(column: string, type = ""): string {
+function timestampOf(type: string, collation: string): Pick<Layout, "timestamp" | "timestampIn"> {
   const isText = /char|clob|text/i.test(type) && !/int/i.test(type);
-  return isText ? column : `CAST(${column} AS TEXT)`;
+  const timestampIn = (table: string) => {
+    const column = table === "" ? '"timestamp"' : `${table}."timestamp"`;
+    return `${isText ? column : `CAST(${column} AS TEXT)`}${collation}`;
+  };
+  return { timestamp: timestampIn('"signals"'), timestampIn };
 }
+
+/**
+ * SQL of when a row arrived as far as its own timestamp tells (UTC, as `received_at` is written);
+ * null where that is no date. SQLite would take words such as "now" for one.
+ */
+export const dated = (timestamp: string): string =>
+  `CASE WHEN ${timestamp} GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]*' ` +
+  `THEN strftime('%Y-%m-%dT%H:%M:%fZ', ${timestamp}) END`;
 
 const same = (a: string | null, b: string): boolean => a?.trim() === b.trim();
 
@@ -157,7 +169,7 @@ export const PREMIUM = `"confidence" >= ${PREMIUM_CONFIDENCE} AND "confidence" <
 /** The indexes that reads need. A name may be taken: by something else, or by our own index on a
  * table that was renamed. Then the next one is used. */
 export function indexesFor(layout: Layout): WantedIndex[] {
-  const ts = `${orderingText('"timestamp"', layout.timestampType)}${layout.collation}`;
+  const ts = layout.timestampIn("");
   const { has } = layout;
   const covering = [
     ts,
@@ -194,7 +206,7 @@ export function indexesFor(layout: Layout): WantedIndex[] {
 }
 
 /** Own tables with what is noted of single rows. */
-export const noted = ["argo_received", "argo_supersedes", "argo_hashes"] as const;
+export const noted = ["argo_received", "argo_supersedes", "argo_hashes", "argo_dated"] as const;
 
 /**
  * The triggers that count changes and note arrivals. Only what SQLite 3.31 knows, and nothing
@@ -208,12 +220,16 @@ export function triggersFor(layout: Layout): { name: string; sql: string }[] {
   const move = noted
     .map((table) => `UPDATE ${table} SET id = NEW.${id} WHERE id = OLD.${id};`)
     .join(" ");
+  const [was, is] = [layout.timestampIn("OLD"), layout.timestampIn("NEW")];
+  const redated = `NEW.${id} = OLD.${id} AND ${is} IS NOT ${was}`;
   return [
     {
       name: "argo_signals_insert",
       sql:
         `CREATE TRIGGER argo_signals_insert AFTER INSERT ON "signals" BEGIN ` +
-        `UPDATE argo_head SET inserts = inserts + 1; ${forget("NEW")} ` +
+        `UPDATE argo_head SET inserts = inserts + 1, ` +
+        `out_of_order = out_of_order + (NEW.${id} <= last_id), ` +
+        `last_id = max(last_id, NEW.${id}); ${forget("NEW")} ` +
         `INSERT INTO argo_received (id, received_at) ` +
         `VALUES (NEW.${id}, strftime('%Y-%m-%dT%H:%M:%fZ', 'now')); END`,
     },
@@ -221,7 +237,11 @@ export function triggersFor(layout: Layout): { name: string; sql: string }[] {
       name: "argo_signals_update",
       sql:
         `CREATE TRIGGER argo_signals_update AFTER UPDATE ON "signals" BEGIN ` +
-        `UPDATE argo_head SET updates = updates + 1; END`,
+        `UPDATE argo_head SET updates = updates + 1; ` +
+        `DELETE FROM argo_dated WHERE id = NEW.${id} AND ${redated}; ` +
+        `INSERT INTO argo_dated (id, arrived_at) SELECT NEW.${id}, ${dated(is)} ` +
+        `WHERE ${redated} AND ${dated(is)} IS NOT NULL ` +
+        `AND NOT EXISTS (SELECT 1 FROM argo_received WHERE id = NEW.${id}); END`,
     },
     {
       name: "argo_signals_move",

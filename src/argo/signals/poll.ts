@@ -2,23 +2,28 @@ import type { Config } from "../../config";
 import type { Admission } from "../../http/admit";
 import { viewHeader, viewText } from "../../http/entitlement";
 import type { Exchange } from "../../http/exchange";
+import { viewOfReader } from "../../http/guard";
 import type { Meters } from "../../http/meter";
 import { acceptsGzip, allowOrigin } from "../../http/policy";
 import type { Metrics } from "../../platform/metrics";
-import type { LatestAnswers } from "./latest";
+import type { Answers } from "./answers";
 import type { Variant } from "./variant";
 
 export const latestPath = "/api/signals/latest";
+export const subscribedPath = "/api/signals/subscribed";
 
 export type Poll = (request: Request, exchange: Exchange) => Response | Promise<Response>;
 
 type Deps = {
+  path: string;
   config: Config;
-  answers: LatestAnswers;
+  answers: Answers;
   admission: Admission;
   metrics: Metrics;
   meters: Meters | null;
   draining: () => boolean;
+  /** Called for whoever is let in. @throws AppError for those whom this is not for. */
+  permit?: (exchange: Exchange) => void;
   /** Makes the answer of an error, all but dressed. */
   refuse: (error: unknown, request: Request, exchange: Exchange) => Response;
 };
@@ -28,25 +33,28 @@ type Deps = {
  * would cost more than all of them.
  */
 export function createPoll(deps: Deps): Poll {
-  const { config, answers, admission, metrics, draining, refuse } = deps;
-  const labels = { method: "GET", route: latestPath };
+  const { path, config, answers, admission, metrics, draining, permit, refuse } = deps;
+  const labels = { method: "GET", route: path };
   const ok = metrics.requests.of({ ...labels, status: 200 });
   const notModified = metrics.requests.of({ ...labels, status: 304 });
   const duration = metrics.requestDuration.of(labels);
   const strangers = deps.meters?.strangers ?? null;
 
   return function poll(request, exchange) {
+    exchange.path = path;
     const pending = admission.reader(request, exchange);
     if (pending) return pending.then(() => answer(request, exchange));
     return answer(request, exchange);
   };
 
   function answer(request: Request, exchange: Exchange): Response | Promise<Response> {
+    permit?.(exchange);
     exchange.dressed = true;
     const { headers, url } = request;
     const at = url.indexOf("?");
     const gzip = config.compression && acceptsGzip(headers.get("accept-encoding"));
-    return answers.answer(at < 0 ? "" : url.slice(at), gzip, exchange, send, fail);
+    const view = viewOfReader(exchange);
+    return answers.answer(at < 0 ? "" : url.slice(at), gzip, view, exchange, send, fail);
   }
 
   function send(variant: Variant, exchange: Exchange): Response {
@@ -61,6 +69,7 @@ export function createPoll(deps: Deps): Poll {
       allowOrigin(config, origin, own);
       if (draining()) own.set("Connection", "close");
     }
+    if (!unmodified) exchange.deliver(variant.ids, exchange);
     const response = unmodified
       ? new Response(null, { status: 304, headers: own })
       : new Response(variant.body, { headers: own });

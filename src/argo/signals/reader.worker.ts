@@ -1,12 +1,17 @@
 import { serveThread } from "../../platform/thread";
+import type { ExportSlice } from "./far";
+import type { Sight } from "./sight";
 import { SignalCounts } from "./stats";
 import { SignalReader } from "./store";
 import type { Walk } from "./walk";
 
+/** Views whose counts are kept, to be added to. */
+const viewsCounted = 8;
+
 /** The reader of a second thread, for what may visit many rows. Opened at the first call. */
 serveThread(({ path }: { path: string }) => {
   let reader: SignalReader | undefined;
-  let counts: SignalCounts | undefined;
+  const counts = new Map<string, SignalCounts>();
   const open = () => (reader ??= new SignalReader(path));
   const fresh = () => {
     open().refresh();
@@ -14,14 +19,19 @@ serveThread(({ path }: { path: string }) => {
   };
   return {
     page: (walk: Walk) => fresh().page(walk),
-    slice: ([sinceId, untilId, limit]: [number, number, number]) =>
-      open()
-        .slice(sinceId, untilId, limit)
-        .map((row) => JSON.stringify(row))
-        .join("\n"),
-    seekHash: ([sha256, belowId, budget]: [string, number, number]) =>
-      fresh().seekHash(sha256, belowId, budget),
-    stats: () => (counts ??= new SignalCounts(open())).json(),
+    slice: (bounds: Parameters<SignalReader["slice"]>): ExportSlice => {
+      const { rows, nextId } = fresh().slice(...bounds);
+      const lines = rows.map((row) => JSON.stringify(row)).join("\n");
+      return { lines, ids: rows.map(({ id }) => id), nextId };
+    },
+    seek: (bounds: Parameters<SignalReader["seek"]>) => fresh().seek(...bounds),
+    stats: ([view, sight]: [string, Sight]) => {
+      const known = counts.get(view);
+      if (!known && counts.size >= viewsCounted) counts.clear();
+      const counted = known ?? new SignalCounts(open());
+      counts.set(view, counted);
+      return counted.json(sight);
+    },
     datedAfter: ([text, limit]: [string, number]) => fresh().datedAfter(text, limit).length,
     damage: () => open().damage(),
     close: () => reader?.[Symbol.dispose](),

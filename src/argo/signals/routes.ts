@@ -5,6 +5,7 @@ import type { Config } from "../../config";
 import { AppError } from "../../errors";
 import type { Admission } from "../../http/admit";
 import type { AppEnv } from "../../http/exchange";
+import { viewOfReader } from "../../http/guard";
 import { asking } from "../../http/rights";
 import { NoQuery } from "../../http/fields";
 import { limitedBody, mustBeJson } from "../../http/json";
@@ -15,7 +16,7 @@ import type { Argo } from "../argo";
 import { readRoutes } from "./described";
 import { exportSignals } from "./export";
 import { listSignals } from "./list";
-import { latestPath, type Poll } from "./poll";
+import { type Poll, subscribedPath } from "./poll";
 import { Accepted, SignalIn, SIGNALS_PER_POST_MAX } from "./schema";
 
 const bodyBytesMax = 1024 * 1024;
@@ -25,49 +26,73 @@ type Deps = {
   argo: Argo;
   admission: Admission;
   metrics: Metrics;
-  poll: Poll;
+  polls: ReadonlyMap<string, Poll>;
 };
 
 /** The routes of the data plane under /api. */
-export function signalRoutes({ config, argo, admission, metrics, poll }: Deps) {
+export function signalRoutes({ config, argo, admission, metrics, polls }: Deps) {
   const written = metrics.ingested.of({ outcome: "written" });
   const duplicates = metrics.ingested.of({ outcome: "duplicate" });
   const app = new OpenAPIHono<AppEnv>({ defaultHook: (result) => refuse(result) });
   const routes = readRoutes(config, [admission.readers(), strictQuery]);
 
+  const { views } = argo;
+
   app.openAPIRegistry.registerPath(routes.latest);
+  app.openAPIRegistry.registerPath(routes.subscribed);
+  for (const [path, poll] of polls) {
+    app.get(
+      path,
+      asking(path === subscribedPath ? "plan" : "signals:read", (c: Context<AppEnv>) =>
+        poll(c.req.raw, c.env),
+      ),
+    );
+  }
 
-  app.get(
-    latestPath,
-    asking("signals:read", (c: Context<AppEnv>) => poll(c.req.raw, c.env)),
-  );
+  app.openapi(routes.list, async (c) => {
+    const horizon = views.current(viewOfReader(c.env));
+    const page = await listSignals(c.req.valid("query"), horizon, argo.far, argo.cursors);
+    const ids = page.signals.map(({ id }) => id);
+    c.env.deliver(ids, c.env);
+    return c.json(page, 200);
+  });
 
-  app.openapi(routes.list, async (c) =>
-    c.json(await listSignals(c.req.valid("query"), argo.reader, argo.far, argo.cursors), 200),
-  );
-
-  app.openapi(routes.exported, (c) => {
-    const head = argo.reader.look().maxId;
+  app.openapi(routes.exported, async (c) => {
+    if (c.env.principal?.account?.entitlement.export === false) {
+      throw new AppError("forbidden", "The plan of this account does not include the export.");
+    }
+    const horizon = views.current(viewOfReader(c.env));
+    const { sight } = horizon;
+    const { headId } = await horizon.bounds();
     c.env.streamed = true;
-    const body = exportSignals(argo.far, c.req.valid("query").since_id, head);
+    const { since_id: sinceId } = c.req.valid("query");
+    const body = exportSignals(argo.far, { sinceId, headId, sight }, (ids) =>
+      c.env.deliver(ids, c.env),
+    );
     return c.body(body, 200, {
       "Content-Type": "application/x-ndjson",
-      "Signal-Head": String(head),
+      "Signal-Head": String(headId),
     }) as never;
   });
 
   app.openapi(routes.byHash, async (c) => {
     const { sha256 } = c.req.valid("param");
-    return c.json(found(await argo.far.byHash(sha256), `No signal has the hash ${sha256}.`), 200);
+    const { sight } = views.current(viewOfReader(c.env));
+    const signal = found(await argo.far.byHash(sha256, sight), `No signal has the hash ${sha256}.`);
+    c.env.deliver([signal.id], c.env);
+    return c.json(signal, 200);
   });
 
   app.openapi(routes.byId, (c) => {
     const { id } = c.req.valid("param");
-    return c.json(found(argo.reader.byId(id), `There is no signal ${id}.`), 200);
+    const { sight } = views.current(viewOfReader(c.env));
+    const signal = found(argo.reader.byId(id, sight), `There is no signal ${id}.`);
+    c.env.deliver([signal.id], c.env);
+    return c.json(signal, 200);
   });
 
   app.openapi(routes.stats, async (c) => {
-    const json = await argo.stats.current();
+    const json = await argo.stats.current(viewOfReader(c.env));
     return c.body(json, 200, { "Content-Type": "application/json" }) as never;
   });
 

@@ -73,6 +73,17 @@ const confidence = z
   .pipe(z.number().min(0).max(100, "must be a number from 0 to 100"))
   .openapi({ type: "number", minimum: 0, maximum: 100 });
 
+/** As Alpine's clients send it: a fraction of one, or percent. */
+const shareOrPercent = confidence
+  .transform((value) => (value <= 1 ? value * 100 : value))
+  .openapi({
+    type: "number",
+    minimum: 0,
+    maximum: 100,
+    description: "Up to and including 1 a fraction of one (0.95 is 95 percent), above it percent.",
+    example: 0.95,
+  });
+
 const bound = z
   .string()
   .min(1)
@@ -108,6 +119,15 @@ export const listQuery = (pageSizeMax: number) =>
     order: z.enum(["desc", "asc"]).default("desc"),
   });
 export type ListQuery = z.infer<ReturnType<typeof listQuery>>;
+
+export const subscribedQuery = (pageSizeMax: number) =>
+  z.strictObject({
+    cursor: z.string().min(1).max(8_192).optional(),
+    limit: whole(1, pageSizeMax).default(Math.min(20, pageSizeMax)),
+    ...LatestFilters,
+    min_confidence: shareOrPercent.optional(),
+    action: z.enum(ACTIONS).optional(),
+  });
 
 const idText = (min: number) =>
   z

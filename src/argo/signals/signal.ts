@@ -1,4 +1,5 @@
 import { type Layout, strategyOf } from "./layout";
+import { seen, type Sight } from "./sight";
 
 /** A signal as every answer shows it, keys in wire order. */
 export type Signal = {
@@ -18,8 +19,16 @@ export type Signal = {
 };
 export type ReceivedSignal = Signal & { received_at: string | null };
 
+type Shown = {
+  layout: Layout;
+  /** False while no row corrects another. */
+  corrections: boolean;
+  received: boolean;
+  sight: Sight;
+};
+
 /** The columns of an answer in wire order, from the columns that are there. */
-export function columns(layout: Layout, corrections: boolean, received: boolean, by = ""): string {
+export function columns({ layout, corrections, received, sight }: Shown, by = ""): string {
   const { has, id } = layout;
   // Unwatched, what is noted may be of other rows than these.
   const books = layout.books && layout.tracked;
@@ -39,10 +48,18 @@ export function columns(layout: Layout, corrections: boolean, received: boolean,
     `${layout.timestamp} AS timestamp`,
     `${strategyOf(layout)} AS strategy`,
     `coalesce(${has.sha256 ? '"sha256"' : own("argo_hashes", "sha256")},'') AS sha256`,
-    `${corrections ? own("argo_supersedes", "supersedes") : "NULL"} AS supersedes`,
+    `${corrections ? own("argo_supersedes", superseded(layout, sight)) : "NULL"} AS supersedes`,
   ];
   if (received) shown.push(`${own("argo_received", "received_at")} AS received_at`);
   return `${shown.join(", ")} FROM "signals" ${by}`;
+}
+
+/** The row that is corrected is not named to whom it is not shown. */
+function superseded(layout: Layout, sight: Sight): string {
+  const shown = seen(layout, sight, '"other"');
+  if (shown.length === 0) return "supersedes";
+  const is = [`"other".${layout.id} = supersedes`, ...shown].join(" AND ");
+  return `iif(EXISTS (SELECT 1 FROM "signals" AS "other" WHERE ${is}), supersedes, NULL)`;
 }
 
 const numeric = [

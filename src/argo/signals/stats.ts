@@ -1,51 +1,53 @@
+import type { View } from "../../http/entitlement";
 import type { FarReader } from "./far";
 import type { Stats } from "./schema";
-import type { Head, SignalReader, Tally } from "./store";
+import type { Sight } from "./sight";
+import type { Mark, SignalReader, Tally } from "./store";
+import type { Horizon, Views } from "./views";
 
 const rowsPerStretch = 20_000;
 /** Distinct values counted by name in each dimension; what comes after is counted as "(other)". */
 const namesMax = 10_000;
 const otherName = "(other)";
 
-type Counted = Pick<Head, "inserts" | "updates" | "deletes" | "maxId">;
-
 /** The counts for those who ask: a few names or 40,000, the server's thread hands bytes on. */
 export class SignalStats {
-  #running: { epoch: number; json: Promise<string> } | null = null;
-  #next: Promise<string> | null = null;
+  readonly #shared = new Map<string, Shared>();
 
   constructor(
-    private readonly reader: SignalReader,
+    private readonly views: Views,
     private readonly far: FarReader,
   ) {}
 
   /** The counts as of now, as JSON. Calls share a counting that begins after them, or sees what they see. */
-  current(): Promise<string> {
-    this.reader.refresh();
-    const { epoch } = this.reader;
-    if (!this.#running) return this.#run(epoch);
-    if (this.#running.epoch === epoch) return this.#running.json;
-    const again = () => {
-      this.#next = null;
-      return this.#run(this.reader.epoch);
-    };
-    return (this.#next ??= this.#running.json.then(again, again));
+  current(view: View): Promise<string> {
+    const horizon = this.views.current(view);
+    const shared = this.#shared.get(horizon.name);
+    if (!shared) return this.#run(horizon);
+    if (shared.version === horizon.version) return shared.json;
+    const again = () => this.current(view);
+    return (shared.next ??= shared.json.then(again, again));
   }
 
-  #run(epoch: number): Promise<string> {
-    const running = { epoch, json: this.far.stats() };
-    this.#running = running;
+  #run({ name, sight, version }: Horizon): Promise<string> {
+    const shared: Shared = { version, json: this.far.stats(name, sight), next: null };
+    this.#shared.set(name, shared);
     const done = () => {
-      if (this.#running === running) this.#running = null;
+      if (this.#shared.get(name) === shared) this.#shared.delete(name);
     };
-    running.json.then(done, done);
-    return running.json;
+    shared.json.then(done, done);
+    return shared.json;
   }
 }
 
+/** A counting that runs, and the one that those wait for who came too late for it. */
+type Shared = { version: number; json: Promise<string>; next: Promise<string> | null };
+
+type Counted = { mark: Mark; sight: Sight; rows: number };
+
 /**
- * Counts by symbol, strategy, action and day. New rows are added to what is known; anything but
- * new rows (an update, a delete, a row replaced) is found by the change counters and makes the
+ * Counts what one view sees by symbol, strategy, action and day. New rows, and those that fell
+ * due, are added to what is known; anything else (an update, a delete, a row replaced) makes the
  * counting start anew. For a thread of its own, one call at a time.
  */
 export class SignalCounts {
@@ -55,43 +57,44 @@ export class SignalCounts {
   constructor(private readonly reader: SignalReader) {}
 
   /** The counts as of now, as JSON. Lets other calls in between its stretches. */
-  async json(): Promise<string> {
-    const head = this.reader.look();
-    if (!this.#counted || !(await this.#extend(this.#counted, head))) {
+  async json(sight: Sight): Promise<string> {
+    const { reader } = this;
+    reader.look();
+    const mark = reader.mark(sight?.until ?? "");
+    const rows = reader.layout?.unique ? reader.countRows() : 0;
+    if (!this.#counted || !(await this.#extend(this.#counted, { mark, sight, rows }))) {
       this.#counted = null;
       this.#counts = empty();
-      await this.#add(this.#counts, Number.MIN_SAFE_INTEGER, head.maxId);
-      this.#counted = head;
+      await this.#add(this.#counts, -Infinity, mark.maxId, sight);
     }
+    this.#counted = { mark, sight, rows };
     return JSON.stringify(shown(this.#counts));
   }
 
-  /** Adds the rows since `was`; false when something else than new rows has happened. */
-  async #extend(was: Counted, head: Counted): Promise<boolean> {
-    if (!this.reader.layout?.tracked) return false;
-    if (head.updates !== was.updates || head.deletes !== was.deletes) return false;
-    if (head.inserts === was.inserts) return head.maxId === was.maxId;
+  /** Adds what came to be seen; false when something else has happened. */
+  async #extend(was: Counted, { mark, sight, rows }: Counted): Promise<boolean> {
+    if (!this.reader.layout?.tracked || mark.edition !== was.mark.edition) return false;
+    // A row that took the place of another by a unique index is one more without one row more.
+    const inserted = mark.inserts - was.mark.inserts;
+    if (this.reader.layout.unique && rows - was.rows !== inserted) return false;
+    if (sight !== null && sight.until !== null) {
+      const tally = this.reader.tallyFallen(was.mark, mark, sight);
+      if (tally) addTally(this.#counts, tally);
+      return tally !== null;
+    }
     const counts = structuredClone(this.#counts);
-    const added = await this.#add(counts, was.maxId, head.maxId);
-    // A row that took the place of an older one by its id or by a unique index counts as one
-    // insert without one row more.
-    if (added !== head.inserts - was.inserts) return false;
-    if (this.reader.layout.unique && this.reader.countRows() !== counts.total) return false;
+    await this.#add(counts, was.mark.maxId, mark.maxId, sight);
     this.#counts = counts;
-    this.#counted = head;
     return true;
   }
 
-  async #add(counts: Counts, sinceId: number, untilId: number): Promise<number> {
-    let added = 0;
-    for (let id = sinceId; id < untilId;) {
-      const tally = this.reader.tally(id, untilId, rowsPerStretch);
+  async #add(counts: Counts, sinceId: number, untilId: number, sight: Sight): Promise<void> {
+    for (let id: number | null = sinceId; id !== null && id < untilId;) {
+      const { tally, nextId } = this.reader.tally(id, untilId, rowsPerStretch, sight);
       addTally(counts, tally);
-      added += tally.rows;
-      id = tally.lastId;
-      if (id < untilId) await new Promise((resolve) => setImmediate(resolve));
+      id = nextId;
+      if (id !== null) await new Promise((resolve) => setImmediate(resolve));
     }
-    return added;
   }
 }
 
@@ -112,8 +115,8 @@ const empty = (): Counts => ({
 });
 
 function addTally(counts: Counts, tally: Tally): void {
-  counts.total += tally.rows;
-  for (const { symbol, strategy, action, day, rows } of tally.groups) {
+  for (const { symbol, strategy, action, day, rows } of tally) {
+    counts.total += rows;
     add(counts.symbols, symbol, rows);
     add(counts.strategies, strategy, rows);
     add(counts.actions, action, rows);

@@ -2,6 +2,7 @@ import type { Database, Statement } from "bun:sqlite";
 import { AppError, SetupError } from "../../errors";
 import { openDatabase, translate } from "../../platform/sqlite";
 import { indexesFor, inspect, type Layout, strategyOf } from "./layout";
+import { seen, type Sight } from "./sight";
 import { columns, type ReceivedSignal, type Signal, tidy } from "./signal";
 import {
   type Bindings,
@@ -10,6 +11,7 @@ import {
   hasIndex,
   canMatch,
   type Key,
+  keySql,
   type Page,
   placeOf,
   shapeKey,
@@ -19,29 +21,63 @@ import {
   zoneOf,
 } from "./walk";
 
-/** Rows by symbol, strategy, action and day in a stretch of ids. */
+/** Rows by symbol, strategy, action and day. */
 export type Tally = {
-  groups: { symbol: string; strategy: string; action: string; day: string; rows: number }[];
-  lastId: number;
+  symbol: string;
+  strategy: string;
+  action: string;
+  day: string;
   rows: number;
-};
+}[];
 
-/** What a stretch of a search for a hash came to. */
-export type HashSearch = { signal: ReceivedSignal | null; belowId: number | null };
+/** What a stretch of a search came to; `belowId` is where to go on. */
+export type Seek = { signal: ReceivedSignal | null; belowId: number | null };
+
+/** How far somebody who sees rows later has seen: those inserted so far, and arrived by `until`. */
+export type Mark = { edition: number; inserts: number; maxId: number; until: string };
+
+/** Between which arrivals (UTC, empty where there is none) somebody sees the same rows. */
+export type Span = { from: string; next: string };
+
+/** The newest row in the order of lists, and the highest id; nothing that is seen is above. */
+export type Bounds = { top: Key | null; headId: number };
 
 /** Counters of all changes ever seen by our triggers, with the highest id. */
 export type Head = {
   inserts: number;
   updates: number;
   deletes: number;
+  /** Of the inserts those that were not above all before. */
+  outOfOrder: number;
+  /** The highest id that was inserted under our eyes, or was there at adoption. */
+  lastId: number;
   maxId: number;
   /** False while no row corrects another: then answers need not look for it. */
   corrections: boolean;
 };
 
-const unknownHead: Head = { inserts: -1, updates: -1, deletes: -1, maxId: 0, corrections: false };
+const unknownHead: Head = {
+  inserts: -1,
+  updates: -1,
+  deletes: -1,
+  outOfOrder: -1,
+  lastId: 0,
+  maxId: 0,
+  corrections: false,
+};
 
 const statementsMax = 256;
+/** Rows that are looked at one by one when they fall due; when more did, all is read anew. */
+const fallenMax = 5_000;
+
+/**
+ * Ids of the rows that somebody came to see between two marks: those that fell due, and those that
+ * were committed so late that they were due by then.
+ */
+const fallen = `
+  SELECT id FROM argo_received WHERE received_at > $from AND received_at <= $until AND +id <= $maxId
+  UNION ALL SELECT id FROM argo_received WHERE id > $sinceId AND id <= $maxId AND +received_at <= $from
+  UNION ALL SELECT id FROM argo_dated WHERE arrived_at > $from AND arrived_at <= $until AND +id <= $maxId`;
 
 /**
  * One persistent read-only connection. Everything here is synchronous; what may visit many rows
@@ -60,6 +96,7 @@ export class SignalReader implements Disposable {
   #seenSchema = -1;
   #head: Head = unknownHead;
   #epoch = 0;
+  #edition = 0;
 
   /** @throws AppError 503 or SetupError when the file cannot be served. */
   constructor(path: string) {
@@ -82,6 +119,7 @@ export class SignalReader implements Disposable {
     this.#seenData = -1;
     this.#seenSchema = -1;
     this.#epoch += 1;
+    this.#edition += 1;
   }
 
   /** How the table is made; null while there is none, or none that can be served. */
@@ -98,6 +136,11 @@ export class SignalReader implements Disposable {
   /** Moves whenever the visible rows may have changed. */
   get epoch(): number {
     return this.#epoch;
+  }
+
+  /** Moves whenever something else than rows above all others may have come. */
+  get edition(): number {
+    return this.#edition;
   }
 
   /** As of the last refresh. */
@@ -121,18 +164,24 @@ export class SignalReader implements Disposable {
         this.#inspect();
         this.#seenSchema = schema;
         this.#epoch += 1;
+        this.#edition += 1;
       }
       const head = this.#readHead();
       const was = this.#head;
-      const unchanged =
+      const alike =
         this.#layout?.tracked &&
         head !== unknownHead &&
-        head.inserts === was.inserts &&
         head.updates === was.updates &&
-        head.deletes === was.deletes &&
-        // A connection may have triggers switched off.
-        head.maxId === was.maxId;
-      if (!unchanged) this.#epoch += 1;
+        head.deletes === was.deletes;
+      // A connection may have triggers switched off: then ids move that nothing counted.
+      const same = alike && head.inserts === was.inserts && head.maxId === was.maxId;
+      const grown =
+        alike &&
+        head.inserts > was.inserts &&
+        head.outOfOrder === was.outOfOrder &&
+        head.maxId === head.lastId;
+      if (!same) this.#epoch += 1;
+      if (!same && !grown) this.#edition += 1;
       this.#head = head;
     });
     // Last, so that a failure above is met again by the next look instead of being taken as seen.
@@ -178,26 +227,27 @@ export class SignalReader implements Disposable {
     });
   }
 
-  byId(id: number): ReceivedSignal | null {
+  byId(id: number, sight: Sight): ReceivedSignal | null {
     const layout = this.#mustLayout();
     return guarded(() => {
-      const sql = `SELECT ${this.#columns(layout, true)} WHERE ${layout.id} = $id`;
-      return this.#signals<ReceivedSignal>(sql, { id })[0] ?? null;
+      const sql = `${this.#select(layout, sight, [`${layout.id} = $id`])}`;
+      return this.#signals<ReceivedSignal>(sql, { id, ...bound(sight) })[0] ?? null;
     });
   }
 
   /** The newest row that carries this hash. */
-  byHash(sha256: string): ReceivedSignal | null {
+  byHash(sha256: string, sight: Sight): ReceivedSignal | null {
     const layout = this.#mustLayout();
     const { id, has, indexes } = layout;
+    const by = has.sha256 && indexes.hash ? `INDEXED BY "${indexes.hash}"` : "";
     const where = has.sha256
-      ? `${indexes.hash ? `INDEXED BY "${indexes.hash}"` : ""} WHERE "sha256" = $sha256`
+      ? '"sha256" = $sha256'
       : layout.books
-        ? `WHERE ${id} IN (SELECT id FROM argo_hashes WHERE sha256 = $sha256)`
-        : "WHERE 0";
+        ? `${id} IN (SELECT id FROM argo_hashes WHERE sha256 = $sha256)`
+        : "0";
     return guarded(() => {
-      const sql = `SELECT ${this.#columns(layout, true)} ${where} ORDER BY ${id} DESC LIMIT 1`;
-      return this.#signals<ReceivedSignal>(sql, { sha256 })[0] ?? null;
+      const sql = `${this.#select(layout, sight, [where], by)} ORDER BY ${id} DESC LIMIT 1`;
+      return this.#signals<ReceivedSignal>(sql, { sha256, ...bound(sight) })[0] ?? null;
     });
   }
 
@@ -208,10 +258,10 @@ export class SignalReader implements Disposable {
   }
 
   /**
-   * The newest row that carries this hash among the `budget` rows next below an id, without any
-   * index; `belowId` says where to go on, null when there is nothing further.
+   * The row of the highest id that is seen, and carries this hash where one is given, among the
+   * `budget` rows next below an id, without any index; `belowId` is null when nothing is further.
    */
-  seekHash(sha256: string, belowId: number, budget: number): HashSearch {
+  seek(sha256: string | null, belowId: number, budget: number, sight: Sight): Seek {
     const layout = this.#mustLayout();
     const { id } = layout;
     return guarded(() => {
@@ -219,45 +269,117 @@ export class SignalReader implements Disposable {
         `SELECT ${id} AS id FROM "signals" WHERE ${id} < $belowId ORDER BY ${id} DESC LIMIT 1 OFFSET +$offset`,
         { belowId, offset: budget - 1 },
       );
-      const sql = `SELECT ${this.#columns(layout, true)} WHERE +"sha256" = $sha256
-         AND ${id} < $belowId AND ${id} >= $lastId ORDER BY ${id} DESC LIMIT 1`;
-      const lastId = last?.id ?? Number.MIN_SAFE_INTEGER;
-      const signal = this.#signals<ReceivedSignal>(sql, { sha256, belowId, lastId })[0] ?? null;
+      const where = [`${id} < $belowId`, `${id} >= $lastId`];
+      if (sha256 !== null) where.push('+"sha256" = $sha256');
+      const sql = `${this.#select(layout, sight, where)} ORDER BY ${id} DESC LIMIT 1`;
+      const lastId = last?.id ?? -Infinity;
+      const bindings = { sha256, belowId, lastId, ...bound(sight) };
+      const signal = this.#signals<ReceivedSignal>(sql, bindings)[0] ?? null;
       return { signal, belowId: signal ? null : (last?.id ?? null) };
     });
   }
 
-  /** Up to `limit` rows with `sinceId < id <= untilId`, ascending: the sequence of exports. */
-  slice(sinceId: number, untilId: number, limit: number): ReceivedSignal[] {
+  /**
+   * The rows that are seen of the next `limit` with `sinceId < id <= untilId`, ascending: the
+   * sequence of exports. `nextId` is where to go on; null at the end.
+   */
+  slice(
+    sinceId: number,
+    untilId: number,
+    limit: number,
+    sight: Sight,
+  ): { rows: ReceivedSignal[]; nextId: number | null } {
     const layout = this.#mustLayout();
-    return guarded(() =>
-      this.#signals<ReceivedSignal>(
-        `SELECT ${this.#columns(layout, true)} WHERE ${layout.id} > $sinceId AND ${layout.id} <= $untilId
-         ORDER BY ${layout.id} LIMIT +$limit`,
-        { sinceId, untilId, limit },
-      ),
-    );
+    const { id } = layout;
+    return guarded(() => {
+      const last = this.#lastOf(layout, sinceId, untilId, limit);
+      const where = [`${id} > $sinceId`, `${id} <= $lastId`];
+      const sql = `${this.#select(layout, sight, where)} ORDER BY ${id}`;
+      const bindings = { sinceId, lastId: last ?? untilId, ...bound(sight) };
+      return { rows: this.#signals<ReceivedSignal>(sql, bindings), nextId: last };
+    });
   }
 
-  /** Counts up to `limit` rows with `sinceId < id <= untilId`. */
-  tally(sinceId: number, untilId: number, limit: number): Tally {
+  /** Counts the rows that are seen of the next `limit` with `sinceId < id <= untilId`. */
+  tally(
+    sinceId: number,
+    untilId: number,
+    limit: number,
+    sight: Sight,
+  ): { tally: Tally; nextId: number | null } {
     const layout = this.#mustLayout();
     return guarded(() => {
-      const last = this.#first<{ id: number }>(
-        `SELECT ${layout.id} AS id FROM "signals" WHERE ${layout.id} > $sinceId AND ${layout.id} <= $untilId
-         ORDER BY ${layout.id} LIMIT 1 OFFSET +$offset`,
-        { sinceId, untilId, offset: limit - 1 },
+      const last = this.#lastOf(layout, sinceId, untilId, limit);
+      const where = [`${layout.id} > $sinceId`, `${layout.id} <= $lastId`, ...seen(layout, sight)];
+      const bindings = { sinceId, lastId: last ?? untilId, ...bound(sight) };
+      return { tally: this.#all<Tally[number]>(tallySql(layout, where), bindings), nextId: last };
+    });
+  }
+
+  /** How far somebody sees who sees what had arrived by then. */
+  mark(until: string): Mark {
+    const { inserts, maxId } = this.#head;
+    return { edition: this.#edition, inserts, maxId, until };
+  }
+
+  /** The arrivals around a moment: the last one by then, and the next one after it. */
+  span(until: string): Span {
+    const arrival = (what: "max" | "min", is: string, none: string) =>
+      `${what}(coalesce((SELECT ${what}(received_at) FROM argo_received WHERE received_at ${is} $until), '${none}'),
+               coalesce((SELECT ${what}(arrived_at) FROM argo_dated WHERE arrived_at ${is} $until), '${none}'))`;
+    const sql = `SELECT ${arrival("max", "<=", "")} AS "from", ${arrival("min", ">", "~")} AS next`;
+    const { from, next } = guarded(() => this.#first<Span>(sql, { until })) ?? {
+      from: "",
+      next: "",
+    };
+    return { from, next: next === "~" ? "" : next };
+  }
+
+  /** True when a row may have come since that had arrived by then: committed late. */
+  isLate({ inserts, maxId, edition }: Mark, until: string): boolean {
+    if (edition !== this.#edition || this.#head.inserts - inserts > fallenMax) return true;
+    if (this.#head.inserts === inserts) return false;
+    const sql =
+      "SELECT 1 FROM argo_received WHERE id > $sinceId AND +received_at <= $until LIMIT 1";
+    return guarded(() => this.#first(sql, { sinceId: maxId, until }) !== null);
+  }
+
+  /** The bounds of what is seen, from those of before; null when they are to be found anew. */
+  raise(bounds: Bounds, since: Mark, mark: Mark, sight: Sight): Bounds | null {
+    const layout = this.#mustLayout();
+    return guarded(() => {
+      const bindings = this.#fallenBetween(since, mark);
+      if (!bindings) return null;
+      const { id, timestamp: ts } = layout;
+      const shown = [...seen(layout, sight && { ...sight, until: null })];
+      const among = (ids: string) => [`${id} IN (${ids})`, ...shown].join(" AND ");
+      const head = this.#first<{ id: number | null }>(
+        `SELECT max(+${id}) AS id FROM "signals" WHERE ${among(fallen)}`,
+        bindings,
       );
-      const lastId = last?.id ?? untilId;
-      const groups = this.#all<Tally["groups"][number]>(
-        `SELECT coalesce(CAST("symbol" AS TEXT), '') AS symbol, CAST(${strategyOf(layout)} AS TEXT) AS strategy,
-                coalesce(CAST("action" AS TEXT), '') AS action, coalesce(substr(${layout.timestamp}, 1, 10), '') AS day,
-                count(*) AS rows
-         FROM "signals" WHERE ${layout.id} > $sinceId AND ${layout.id} <= $lastId
-         GROUP BY 1, 2, 3, 4`,
-        { sinceId, lastId },
+      if (head?.id == null) return bounds;
+      // The row that was on top stands as it was, and is compared as SQLite compares.
+      const was = bounds.top?.timestamp == null ? null : placeOf(bounds.top).id;
+      const top = this.#first<Key>(
+        `${keySql(layout)} WHERE ${among(`${fallen} UNION ALL SELECT $was`)} AND ${ts} IS NOT NULL
+         ORDER BY ${ts} DESC, ${id} DESC LIMIT 1`,
+        { ...bindings, was },
       );
-      return { groups, lastId, rows: groups.reduce((sum, g) => sum + g.rows, 0) };
+      return { top: top ?? bounds.top, headId: Math.max(bounds.headId, head.id) };
+    });
+  }
+
+  /** Counts the rows that fell due between two marks; null when all are to be counted anew. */
+  tallyFallen(since: Mark, mark: Mark, sight: Sight): Tally | null {
+    const layout = this.#mustLayout();
+    return guarded(() => {
+      const bindings = this.#fallenBetween(since, mark);
+      if (!bindings) return null;
+      const where = [
+        `${layout.id} IN (${fallen})`,
+        ...seen(layout, sight && { ...sight, until: null }),
+      ];
+      return this.#all<Tally[number]>(tallySql(layout, where), bindings);
     });
   }
 
@@ -272,6 +394,7 @@ export class SignalReader implements Disposable {
   datedAfter(text: string, limit: number): Signal[] {
     return this.page({
       filter: { since: text },
+      sight: null,
       order: "desc",
       after: null,
       limit,
@@ -331,11 +454,11 @@ export class SignalReader implements Disposable {
     budget: number,
     watch?: (sql: string, bindings: Bindings) => void,
   ): { rows: Signal[]; visited: number; next: Key | null } {
-    if (!canMatch(layout, walk.filter)) return { rows: [], visited: 0, next: null };
+    if (!canMatch(layout, walk)) return { rows: [], visited: 0, next: null };
     const { start, next } = zoneOf(layout, walk, after);
-    const { order, received, filter } = walk;
+    const { order, received, filter, sight } = walk;
     const { corrections } = this.#head;
-    const sql = this.#stepSql({ layout, corrections, received, order, start, filter });
+    const sql = this.#stepSql({ layout, corrections, received, order, start, filter, sight });
     const bindings = bindingsOf(walk, after);
     bindings["limit"] = want;
     let boundary: Key | null = null;
@@ -379,19 +502,29 @@ export class SignalReader implements Disposable {
     const layout = this.#layout;
     if (!layout) return unknownHead;
     const books = layout.books
-      ? "inserts, updates, deletes, (SELECT count(*) FROM (SELECT 1 FROM argo_supersedes LIMIT 1))"
-      : "-1, -1, -1, 0";
+      ? "inserts, updates, deletes, out_of_order, last_id, (SELECT count(*) FROM (SELECT 1 FROM argo_supersedes LIMIT 1))"
+      : "-1, -1, -1, -1, 0, 0";
     const sql =
       `SELECT (SELECT max(${layout.id}) FROM "signals"), ${books}` +
       (layout.books ? " FROM argo_head" : "");
     const row = (this.#statement(sql).values() as (number | null)[][])[0];
     if (!row) return unknownHead;
-    const [maxId, inserts, updates, deletes, corrections] = row.map((value) => value ?? 0);
+    const [
+      maxId = 0,
+      inserts = -1,
+      updates = -1,
+      deletes = -1,
+      outOfOrder = -1,
+      lastId = 0,
+      corrections,
+    ] = row.map((value) => value ?? 0);
     return {
-      inserts: inserts ?? -1,
-      updates: updates ?? -1,
-      deletes: deletes ?? -1,
-      maxId: maxId ?? 0,
+      inserts,
+      updates,
+      deletes,
+      outOfOrder,
+      lastId,
+      maxId,
       corrections: corrections === 1,
     };
   }
@@ -404,8 +537,31 @@ export class SignalReader implements Disposable {
     throw new AppError("unavailable", reason, { retryAfterSeconds: 1 });
   }
 
-  #columns(layout: Layout, received: boolean): string {
-    return columns(layout, this.#head.corrections, received);
+  #select(layout: Layout, sight: Sight, where: string[], by = ""): string {
+    const { corrections } = this.#head;
+    const shown = columns({ layout, corrections, received: true, sight }, by);
+    return `SELECT ${shown} WHERE ${[...where, ...seen(layout, sight)].join(" AND ")}`;
+  }
+
+  /** The last of the next `limit` ids; null when no more than these are left. */
+  #lastOf({ id }: Layout, sinceId: number, untilId: number, limit: number): number | null {
+    const last = this.#first<{ id: number }>(
+      `SELECT ${id} AS id FROM "signals" WHERE ${id} > $sinceId AND ${id} <= $untilId
+       ORDER BY ${id} LIMIT 1 OFFSET +$offset`,
+      { sinceId, untilId, offset: limit - 1 },
+    );
+    return last && last.id < untilId ? last.id : null;
+  }
+
+  /** The bindings of `fallen`; null when these are not comparable, or too many. */
+  #fallenBetween(since: Mark, mark: Mark): Bindings | null {
+    if (since.edition !== mark.edition || mark.until < since.until) return null;
+    if (mark.inserts - since.inserts > fallenMax) return null;
+    const { until, maxId } = mark;
+    const bindings = { from: since.until, sinceId: since.maxId, until, maxId };
+    const sql = `SELECT count(*) AS n FROM (${fallen} LIMIT +$most)`;
+    const found = this.#first<{ n: number }>(sql, { ...bindings, most: fallenMax + 1 });
+    return found && found.n <= fallenMax ? bindings : null;
   }
 
   #signals<T extends Signal>(sql: string, bindings: Bindings): T[] {
@@ -437,6 +593,15 @@ export class SignalReader implements Disposable {
     this.#steps.clear();
   }
 }
+
+const bound = (sight: Sight): Bindings => ({ seenUntil: sight?.until ?? null });
+
+const tallySql = (layout: Layout, where: string[]): string =>
+  `SELECT coalesce(CAST("symbol" AS TEXT), '') AS symbol, CAST(${strategyOf(layout)} AS TEXT) AS strategy,
+          coalesce(CAST("action" AS TEXT), '') AS action, coalesce(substr(${layout.timestamp}, 1, 10), '') AS day,
+          count(*) AS rows
+   FROM "signals" WHERE ${where.join(" AND ")}
+   GROUP BY 1, 2, 3, 4`;
 
 const unfit = ({ message, fix }: SetupError): AppError =>
   new AppError("unavailable", `${message} ${fix}`, { retryAfterSeconds: 5 });

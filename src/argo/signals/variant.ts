@@ -16,18 +16,33 @@ export class AnswerHeaders {
   }
 }
 
+type Content = {
+  body: string | Uint8Array<ArrayBuffer>;
+  etag: string;
+  /** The highest id that is seen. */
+  head: number;
+  /** The signals that it delivers. */
+  ids: readonly number[];
+  encoding?: string;
+};
+
 /** One representation of an answer: its bytes and the headers that go with them. */
 export class Variant {
+  readonly body: Content["body"];
+  readonly etag: string;
+  readonly head: number;
+  readonly ids: readonly number[];
   readonly full: StampedHeaders;
   #unmodified: StampedHeaders | null = null;
 
   constructor(
     private readonly shared: AnswerHeaders,
-    readonly body: string | Uint8Array<ArrayBuffer>,
-    readonly etag: string,
-    readonly head: number,
-    encoding?: string,
+    { body, etag, head, ids, encoding }: Content,
   ) {
+    this.body = body;
+    this.etag = etag;
+    this.head = head;
+    this.ids = ids;
     const own = this.#own();
     if (encoding !== undefined) own["Content-Encoding"] = encoding;
     this.full = new StampedHeaders(shared.full, own);

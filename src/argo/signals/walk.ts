@@ -6,6 +6,7 @@ import {
   PREMIUM_CONFIDENCE,
   strategyOf,
 } from "./layout";
+import { seen, type Sight, sightKind } from "./sight";
 import { columns, type Signal } from "./signal";
 
 export type Filter = {
@@ -27,6 +28,7 @@ export type Key = { timestamp: string | null; id: number; exact?: string | null 
 
 export type Walk = {
   filter: Filter;
+  sight: Sight;
   order: Order;
   after: Key | null;
   limit: number;
@@ -75,13 +77,15 @@ type Shape = {
   order: Order;
   start: Start;
   filter: Filter;
+  sight: Sight;
 };
 
-export function shapeKey({ corrections, received, order, start, filter }: Shape): string {
+export function shapeKey({ corrections, received, order, start, filter, sight }: Shape): string {
   const { minConfidence, strategy } = filter;
   return [
     order,
     start,
+    sightKind(sight),
     corrections,
     received,
     filter.symbol !== undefined,
@@ -115,7 +119,29 @@ export function zoneOf(
   return { start, next: withUntimed && down ? untimedFrom(true) : null };
 }
 
-const untimedFrom = (down: boolean): Key => ({ timestamp: null, id: down ? Infinity : -Infinity });
+export const untimedFrom = (down: boolean): Key => ({
+  timestamp: null,
+  id: down ? Infinity : -Infinity,
+});
+
+/** The highest id that SQLite can hold. */
+const lastId = "9223372036854775807";
+
+/** The place just above a row: a walk that comes after it begins with the row and its equals. */
+function above({ timestamp, exact }: Key): Key {
+  const id = Infinity;
+  return exact == null
+    ? { timestamp, id }
+    : { timestamp, id, exact: `${exact.slice(0, exact.lastIndexOf(":"))}:${lastId}` };
+}
+
+/** The same walk, without the rows above the newest that is seen (null where it is not known). */
+export function newestFrom<W extends Omit<Walk, "budget">>(top: Key | null, walk: W): W {
+  const { after, filter, order } = walk;
+  // Two bounds from above: SQLite would begin at one of them, and it may be the wrong one.
+  if (top === null || after !== null || order === "asc" || filter.until !== undefined) return walk;
+  return { ...walk, after: above(top) };
+}
 
 /** The values of a place as SQLite compares them. */
 export function placeOf({ timestamp, id, exact }: Key): {
@@ -128,7 +154,7 @@ export function placeOf({ timestamp, id, exact }: Key): {
 }
 
 /** The values of a step; those that its SQL does not name are ignored. */
-export function bindingsOf({ filter, order }: Walk, after: Key | null): Bindings {
+export function bindingsOf({ filter, order, sight }: Walk, after: Key | null): Bindings {
   const { symbol, strategy, action, minConfidence, since, until } = filter;
   const from = placeOf(after ?? untimedFrom(order === "desc"));
   return {
@@ -138,13 +164,16 @@ export function bindingsOf({ filter, order }: Walk, after: Key | null): Bindings
     minConfidence: minConfidence ?? null,
     since: since ?? null,
     until: until ?? null,
+    seenUntil: sight?.until ?? null,
     afterTs: from.timestamp,
     afterId: from.id,
   };
 }
 
-export function stepSql({ layout, corrections, received, order, start, filter }: Shape): StepSql {
+export function stepSql(shape: Shape): StepSql {
+  const { layout, received, order, start, filter, sight } = shape;
   const { index, indexed, residual } = conditions(layout, filter);
+  residual.push(...seen(layout, sight));
   const { id, timestamp: ts } = layout;
   const down = order === "desc";
   const [before, upTo, direction] = down ? ["<", ">=", "DESC"] : [">", "<=", "ASC"];
@@ -163,7 +192,7 @@ export function stepSql({ layout, corrections, received, order, start, filter }:
     ? `ORDER BY ${id} ${direction}`
     : `ORDER BY ${ts} ${direction}, ${id} ${direction}`;
   const place = exactPlace(layout);
-  const select = `SELECT ${received ? `${place}, ` : ""}${columns(layout, corrections, received, by)}`;
+  const select = `SELECT ${received ? `${place}, ` : ""}${columns(shape, by)}`;
   // "+" before a bound limit: a bare one makes SQLite prepare the statement anew at each bind,
   // which doubles the cost of a page.
   const rows = (conditions: string[]) =>
@@ -172,11 +201,15 @@ export function stepSql({ layout, corrections, received, order, start, filter }:
     boundary:
       residual.length === 0
         ? null
-        : `SELECT ${ts} AS timestamp, ${id} AS id, ${place} FROM "signals" ${by}${whereSql(where)} ${ordered} LIMIT 1 OFFSET +$offset`,
+        : `${keySql(layout, by)}${whereSql(where)} ${ordered} LIMIT 1 OFFSET +$offset`,
     open: rows([...where, ...residual]),
     bounded: rows([...where, stop, ...residual]),
   };
 }
+
+/** Selects the places of rows. */
+export const keySql = (layout: Layout, by = ""): string =>
+  `SELECT ${layout.timestamp} AS timestamp, ${layout.id} AS id, ${exactPlace(layout)} FROM "signals" ${by}`;
 
 /** SQL of `Key.exact`: null where timestamp and id are read just as they are stored. */
 function exactPlace({ id, timestamp: ts }: Layout): string {
@@ -198,8 +231,13 @@ function confidenceKind(min: number | undefined): "any" | "below" | "premium" | 
   return min < PREMIUM_CONFIDENCE ? "below" : "above";
 }
 
-/** False for a strategy that a table without that column cannot hold. */
-export function canMatch(layout: Layout, { strategy }: Filter): boolean {
+/**
+ * False for a strategy that a table without that column cannot hold, and for premium rows where
+ * they are not seen.
+ */
+export function canMatch(layout: Layout, { filter, sight }: Walk): boolean {
+  const { strategy, minConfidence = 0 } = filter;
+  if (sight !== null && !sight.premium && minConfidence >= PREMIUM_CONFIDENCE) return false;
   return layout.has.strategy || strategy === undefined || strategy === DEFAULT_STRATEGY;
 }
 

@@ -74,7 +74,7 @@ export class SignalWriter implements AsyncDisposable {
 
   /** Makes the file ready; false while it has no table of signals. @throws AppError 503. */
   adopt(create: boolean): Promise<boolean> {
-    return this.#thread.call("adopt", { create });
+    return this.#thread.call("adopt", { create, nowMs: this.#options.now() });
   }
 
   /** A few at a time, so that posts come in between. */

@@ -122,11 +122,11 @@ serveThread(({ path, synchronous, checkpointMs }: Start) => {
 
   return {
     /** Adopts the file. Blocks this thread alone. */
-    adopt: ({ create }: { create: boolean }) => {
+    adopt: (given: { create: boolean; nowMs: number }) => {
       mustBeSound();
       forgetLedger();
       try {
-        const layout = adopt(open(), note, create);
+        const layout = adopt(open(), note, given);
         unadopted = null;
         return layout !== null;
       } catch (error) {

@@ -26,6 +26,8 @@ interface Page {
   next_cursor: string | null;
 }
 
+const WHOLE = { create: true, nowMs: Date.now() };
+
 const ENGINE_TABLE = `CREATE TABLE signals (
     id INTEGER PRIMARY KEY AUTOINCREMENT, symbol TEXT NOT NULL, action TEXT NOT NULL,
     entry_price REAL NOT NULL, target_price REAL, stop_price REAL, confidence REAL NOT NULL,
@@ -333,6 +335,7 @@ function expectGoodPlans(reader: SignalReader): void {
           if (after?.timestamp === null && timed) continue;
           const lines = reader.explain({
             filter,
+            sight: null,
             order,
             after,
             limit: 10,
@@ -856,21 +859,21 @@ describe("adopting", () => {
     const schema = (): unknown =>
       db.query("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name").all();
     const notes: string[] = [];
-    adopt(db, (message) => void notes.push(message), true);
+    adopt(db, (message) => void notes.push(message), WHOLE);
     const after = schema();
     const { length } = notes;
-    adopt(db, (message) => void notes.push(message), true);
+    adopt(db, (message) => void notes.push(message), WHOLE);
     expect(schema()).toEqual(after);
     expect(notes).toHaveLength(length);
     // Undo it step by step: whatever is missing comes back.
     for (const name of ["argo_signals_update", "argo_signals_insert"]) {
       db.run(`DROP TRIGGER ${name}`);
-      adopt(db, () => undefined, true);
+      adopt(db, () => undefined, WHOLE);
       expect(schema()).toEqual(after);
     }
     for (const name of ["idx_signal_created", "idx_signal_premium_created"]) {
       db.run(`DROP INDEX ${name}`);
-      adopt(db, () => undefined, true);
+      adopt(db, () => undefined, WHOLE);
       expect(schema()).toEqual(after);
     }
     using reader = new SignalReader(dir.file("a.db"));

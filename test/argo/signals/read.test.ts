@@ -185,7 +185,9 @@ describe("one signal by its hash, without the index of hashes", () => {
     const { reader } = app.deps.argo;
     const onEvent = (): void => undefined;
     await using far = new FarReader(reader, { path: app.db, deadlineMs: 0, onEvent });
-    const failed = await Promise.resolve(far.byHash(hashOf(1))).catch((error: unknown) => error);
+    const failed = await Promise.resolve(far.byHash(hashOf(1), null)).catch(
+      (error: unknown) => error,
+    );
     expect(failed).toMatchObject({ code: "unavailable", detail: expect.stringContaining("index") });
   });
 });
@@ -449,9 +451,9 @@ describe("export", () => {
       const { far } = app.deps.argo;
       const slice = far.slice.bind(far);
       far.slice = async (...args) => {
-        const lines = await slice(...args);
-        bytesRead += lines.length;
-        return lines;
+        const read = await slice(...args);
+        bytesRead += read.lines.length;
+        return read;
       };
       const url = new URL(app.listen());
       const socket = connect(Number(url.port), url.hostname);
