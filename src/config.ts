@@ -56,6 +56,8 @@ export const secretNames = [
   "REDIS_PASSWORD",
   "JWT_SECRET",
   "SMTP_URL",
+  "STRIPE_SECRET_KEY",
+  "STRIPE_WEBHOOK_SECRET",
 ] as const;
 
 const url = (...protocols: string[]) =>
@@ -112,6 +114,10 @@ export const Variables = z.object({
   SMTP_URL: url("smtp:", "smtps:").optional(),
   MAIL_FROM: z.string().min(3).default("argo-alpine@localhost"),
   REQUIRE_VERIFIED_EMAIL: z.string().default("false").pipe(flag),
+  PAYMENT_GRACE_DAYS: z.string().default("7").pipe(count(1, 27)),
+  STRIPE_SECRET_KEY: z.string().min(8).optional(),
+  STRIPE_WEBHOOK_SECRET: z.string().min(8).optional(),
+  STRIPE_API_BASE: url("http:", "https:").optional(),
   EMBEDDED: z.string().default("false").pipe(flag),
 });
 
@@ -160,6 +166,13 @@ export type Config = Readonly<{
   smtpUrl: string | null;
   mailFrom: string;
   requireVerifiedEmail: boolean;
+  /** Less than the shortest month: a period never ends within the grace of the one before. */
+  paymentGraceDays: number;
+  /** Null: nothing is sold at Stripe. */
+  stripeSecretKey: string | null;
+  stripeWebhookSecret: string | null;
+  /** Null: Stripe itself. */
+  stripeApiBase: string | null;
 }>;
 
 /** True for the hosts that only this machine can reach. */
@@ -221,6 +234,10 @@ export function readConfig(env: Record<string, string | undefined>, role: Role =
     smtpUrl: v.SMTP_URL ?? null,
     mailFrom: v.MAIL_FROM,
     requireVerifiedEmail: v.REQUIRE_VERIFIED_EMAIL,
+    paymentGraceDays: v.PAYMENT_GRACE_DAYS,
+    stripeSecretKey: v.STRIPE_SECRET_KEY ?? null,
+    stripeWebhookSecret: v.STRIPE_WEBHOOK_SECRET ?? null,
+    stripeApiBase: v.STRIPE_API_BASE ?? null,
   });
 }
 
@@ -239,6 +256,12 @@ function mustFit(role: Role, v: z.infer<typeof Variables>): void {
     throw new SetupError(
       "DATABASE_URL needs a JWT_SECRET: processes that share accounts must share it.",
       "Make one with `openssl rand -hex 32`, or let `argo-alpine init` write all secrets.",
+    );
+  }
+  if ((v.STRIPE_SECRET_KEY === undefined) !== (v.STRIPE_WEBHOOK_SECRET === undefined)) {
+    throw new SetupError(
+      "Of STRIPE_SECRET_KEY and STRIPE_WEBHOOK_SECRET one is missing: money would come unseen.",
+      "Set both; the second is shown where the webhook of /api/webhooks/stripe is made at Stripe.",
     );
   }
   if (v.REQUIRE_VERIFIED_EMAIL && v.SMTP_URL === undefined) {

@@ -26,6 +26,7 @@ import { type Database, migrate } from "./database";
 import { forgetExpired } from "./retention";
 import { Seal } from "./seal";
 import { deriveKey, jwtSecrets } from "./secrets";
+import { settleDue } from "./subscriptions/renew";
 import { Usage } from "./usage/usage";
 
 export type AlpineOptions = {
@@ -274,6 +275,8 @@ export class Alpine implements AsyncDisposable {
   /** What is done now and then: nothing waits for it. */
   async tend(): Promise<void> {
     await this.usage.flush();
+    const { config, log, now } = this.options;
+    await settleDue({ db: () => this.db(), changes: this.changes, now, log, config });
     await this.changes.forget();
     await forgetExpired(this.db(), this.options.now() - clocksApartMs);
     this.credentials.forget();

@@ -40,6 +40,14 @@ export const auditEvents = [
   "role_changed",
   "activation_changed",
   "limit_exceeded",
+  "subscription_started",
+  "subscription_changed",
+  "subscription_cancelled",
+  "subscription_resumed",
+  "subscription_ended",
+  "payment_recorded",
+  "payment_failed",
+  "payment_refunded",
 ] as const;
 export type AuditEvent = (typeof auditEvents)[number];
 

@@ -7,8 +7,11 @@ import { recoveryRoutes } from "./auth/recovery.routes";
 import { authRoutes } from "./auth/routes";
 import { keyRoutes } from "./keys/routes";
 import { notificationRoutes } from "./notifications/routes";
+import { paymentRoutes } from "./payments/routes";
 import type { Plane } from "./plane";
 import { planRoutes } from "./plans/routes";
+import { revenueRoutes } from "./revenue/routes";
+import { subscriptionRoutes } from "./subscriptions/routes";
 import { usageRoutes } from "./usage/routes";
 import { userRoutes } from "./users/routes";
 
@@ -25,6 +28,9 @@ export function mountAlpine(app: OpenAPIHono<AppEnv>, plane: Plane): void {
     adminRoutes,
     reportRoutes,
     usageRoutes,
+    subscriptionRoutes,
+    paymentRoutes,
+    revenueRoutes,
   ];
   for (const routes of modules) app.route("/", routes(plane));
 }

@@ -197,7 +197,7 @@ type Tally = { sent: number; early: number; validation: number; handled: number 
 
 /** What handlers, not validators, say of a field. */
 const HANDLER_SAYS =
-  /^is (not right|taken|used, expired|needed|not a cursor)|^must be in the future|^must not hold/;
+  /^is (not right|taken|used, expired|needed|not a cursor)|^must (not )?be in the future|^must not hold|^must be (USD|\d+, as|at most \d+: what)/;
 
 export class AccountsFuzz {
   readonly statuses = new Map<number, number>();
@@ -218,7 +218,7 @@ export class AccountsFuzz {
     const at = await openAccounts({ backend: "postgres", env: { TRUST_PROXY: "1" } });
     const document = await at.app.json<Document>("/openapi.json");
     const routes = Object.entries(document.paths).flatMap(([path, methods]) =>
-      /^\/api\/(auth|keys|users|admin)(\/|$)/.test(path)
+      /^\/api\/(auth|keys|users|admin|subscriptions|invoices|payments)(\/|$)/.test(path)
         ? Object.entries(methods).map(([verb, operation]) => {
             const method = verb.toUpperCase();
             const body = operation.requestBody?.content["application/json"]?.schema;
@@ -488,6 +488,14 @@ export class AccountsFuzz {
         return pick([["signals:read"], ["signals:read", "admin:read"], ["signals:write"]]);
       case "expires_at":
         return pick([null, "2099-01-01T00:00:00Z", "2020-01-01T00:00:00Z"]);
+      case "invoice_id":
+        return pick(this.#made.ids);
+      case "amount_minor":
+        return pick([1, 4_900, 14_900, 2_147_483_647]);
+      case "currency":
+        return pick(["USD", "EUR"]);
+      case "paid_at":
+        return pick(["2099-01-01T00:00:00Z", "2020-01-01T00:00:00+01:00"]);
       case "overlap_seconds":
         return below(700_000);
     }
@@ -510,12 +518,15 @@ export class AccountsFuzz {
     tally.handled += 1;
     const text = await response.text();
     if (/\$argon2id\$[^"]{50}/.test(text)) throw new Error(`an answer holds a hash: ${text}`);
-    if (text !== "") this.#learn(JSON.parse(text) as Record<string, unknown>, member);
+    const isJson = response.headers.get("content-type")?.startsWith("application/json");
+    if (isJson && text !== "") this.#learn(JSON.parse(text) as Record<string, unknown>, member);
   }
 
   /** What answers hold is sent in other requests. */
   #learn(answer: Record<string, unknown>, member: Member | null): void {
     const { id, key, refresh_token: refresh, next_cursor: cursor, sessions } = answer;
+    const { open_invoice: invoice } = answer as { open_invoice?: { id: string } | null };
+    if (invoice) this.#made.ids.push(invoice.id);
     if (typeof id === "string") this.#made.ids.push(id);
     if (typeof key === "string") this.#made.keys.push(key);
     if (typeof refresh === "string") this.#made.refresh.push(refresh);

@@ -94,6 +94,24 @@ export const ROUTES: Record<string, [right: Right, status: number, path?: string
   "GET /api/admin/usage": ["admin:read", 200],
   "GET /api/admin/analytics": ["admin:read", 200],
   "GET /api/admin/security": ["admin:read", 200],
+  "GET /api/subscriptions": ["account", 200],
+  "POST /api/subscriptions": ["account", 422],
+  "POST /api/subscriptions/change": ["account", 422],
+  "POST /api/subscriptions/cancel": ["account", 409],
+  "POST /api/subscriptions/resume": ["account", 409],
+  "POST /api/subscriptions/portal": ["account", 409],
+  "GET /api/invoices": ["account", 200],
+  "GET /api/payments": ["account", 200],
+  "GET /api/admin/payments": ["admin:read", 200],
+  "GET /api/admin/invoices": ["admin:read", 200],
+  "POST /api/admin/payments": ["admin:write", 422],
+  "POST /api/admin/payments/failure": ["admin:write", 422],
+  "POST /api/admin/payments/:id/refund": [
+    "admin:write",
+    422,
+    `/api/admin/payments/${SOMEBODY}/refund`,
+  ],
+  "GET /api/admin/revenue": ["admin:read", 200],
 };
 
 /** Everybody who may come, and the rights that they have. */

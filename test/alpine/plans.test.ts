@@ -17,7 +17,7 @@ const USERS = 100_000;
 const OTHERS = 20_000;
 /** Tables that grow with the number of users. */
 const TABLES =
-  /^(users|sessions|refresh_tokens|api_keys|audit_log|one_time_tokens|usage|deliveries)$/;
+  /^(users|sessions|refresh_tokens|api_keys|audit_log|one_time_tokens|usage|deliveries|subscriptions|invoices|payments)$/;
 
 let at: Accounts;
 beforeAll(async () => {
@@ -60,6 +60,25 @@ async function fill(): Promise<void> {
   await db.execute(sql`
     INSERT INTO one_time_tokens (hash, purpose, user_id, created_at, expires_at)
     SELECT ${hash}, 'verify_email', ${id}, ${before}, ${later} FROM ${some}`);
+  await db.execute(sql`
+    INSERT INTO subscriptions (id, user_id, tier, provider, status, price_minor, currency,
+      "interval", created_at, updated_at, period_start, period_end, anchor_at)
+    SELECT ${id}, ${id}, 'pro', 'manual', (ARRAY['ended', 'active'])[1 + n % 2], 14900, 'USD',
+      'month', ${before}, ${before}, ${before}, ${later}, ${before} FROM ${some}`);
+  await db.execute(sql`
+    INSERT INTO invoices (id, subscription_id, user_id, reason, tier, price_minor, amount_minor,
+      currency, period_start, period_end, status, created_at)
+    SELECT ${id}, ${id}, ${id}, 'renewal', 'pro', 14900, 14900, 'USD', ${before}, ${later},
+      'paid', ${before} FROM ${some}`);
+  await db.execute(sql`
+    INSERT INTO payments (id, kind, user_id, subscription_id, invoice_id, provider, reference,
+      amount_minor, currency, at)
+    SELECT ${id}, 'charge', ${id}, ${id}, ${id}, 'manual', n::text, 14900, 'USD', ${before}
+    FROM ${some}`);
+  await db.execute(sql`
+    INSERT INTO revenue_movements (id, at, user_id, subscription_id, kind, tier, delta_minor,
+      currency)
+    SELECT ${id}, ${before}, ${id}, ${id}, 'new', 'pro', 14900, 'USD' FROM ${some}`);
   await db.execute(sql`
     INSERT INTO usage (user_id, day, requests) SELECT ${id}, ${now}::date, n FROM ${some}`);
   await db.execute(sql`VACUUM ANALYZE`);
@@ -171,6 +190,50 @@ type Call = (
   by?: string,
 ) => Promise<Record<string, string>>;
 
+/** Buys, pays, is given back, changes, and leaves it. */
+async function driveMoney(call: Call, email: string, boss: string): Promise<void> {
+  const token = async () => (await at.login(email)).access;
+  const list = async (path: string, by: string) => {
+    const { next_cursor: cursor } = await call(200, "GET", path, undefined, by);
+    if (cursor) await call(200, "GET", `${path}&cursor=${cursor}`, undefined, by);
+  };
+  const owed = async () => {
+    const { open_invoice: open } = await call(
+      200,
+      "GET",
+      "/api/subscriptions",
+      undefined,
+      await token(),
+    );
+    const { id, amount_minor, currency } = open as unknown as Record<string, string>;
+    return { invoice_id: id, amount_minor, currency, reference: crypto.randomUUID() };
+  };
+  await call(409, "POST", "/api/subscriptions/portal", undefined, await token());
+  await call(201, "POST", "/api/subscriptions", { tier: "starter" }, await token());
+  const { invoice_id, reference } = await owed();
+  await call(201, "POST", "/api/admin/payments/failure", { invoice_id, reference }, boss);
+  const start = await owed();
+  const { id: paymentId } = await call(201, "POST", "/api/admin/payments", start, boss);
+  await call(201, "POST", "/api/admin/payments", start, boss);
+  await call(200, "POST", "/api/subscriptions/change", { tier: "pro" }, await token());
+  await call(201, "POST", "/api/admin/payments", await owed(), boss);
+  const path = `/api/admin/payments/${paymentId}/refund`;
+  await call(201, "POST", path, { amount_minor: 100, reference }, boss);
+  await call(200, "POST", "/api/subscriptions/cancel", undefined, await token());
+  await call(200, "POST", "/api/subscriptions/resume", undefined, await token());
+  const { id: userId = "" } = await call(200, "GET", "/api/auth/me", undefined, await token());
+  for (const path of ["/api/invoices?limit=1", "/api/payments?limit=1"]) {
+    await list(path, await token());
+  }
+  for (const filter of ["", "&provider=manual", "&kind=refund", `&user_id=${userId}`]) {
+    await list(`/api/admin/payments?limit=1${filter}`, boss);
+  }
+  for (const filter of ["", "&status=open", `&user_id=${userId}&status=paid`]) {
+    await list(`/api/admin/invoices?limit=1${filter}`, boss);
+  }
+  await call(200, "GET", "/api/admin/revenue?fresh=1", undefined, boss);
+}
+
 async function driveAll(call: Call): Promise<void> {
   const { alpine, config, log, metrics, now, admission } = at.app.deps;
   if (!alpine) throw new Error("there are no accounts");
@@ -275,6 +338,7 @@ async function driveAll(call: Call): Promise<void> {
   await call(200, "GET", "/api/plans");
   await call(200, "GET", "/api/admin/plans", undefined, boss);
   await call(200, "PATCH", "/api/admin/plans/pro", { premium: true, streams_max: 6 }, boss);
+  await driveMoney(call, moved, boss);
 
   token = (await at.login(moved)).access;
   await at.must(200, "GET", "/api/signals/latest", undefined, token);

@@ -1,15 +1,35 @@
+import { AppError } from "../../errors";
 import type { Account } from "../../http/guard";
 import { audit, type Origin } from "../audit";
 import { confirmPassword, wrongPassword } from "../auth/confirm";
 import { endSessions } from "../auth/sessions";
 import { lockAdmins } from "../database";
 import type { Plane } from "../plane";
+import type { Books } from "../subscriptions/ledger";
+import { end, graceMsOf } from "../subscriptions/renew";
+import { lockLiveOf } from "../subscriptions/store";
 import { administers, deleteUser, lockSelf, mustLeaveAdmin } from "./store";
+
+/**
+ * Ends what the account pays for. Invoices and payments stay: books must add up.
+ * @throws AppError 409 for what Stripe would go on charging for.
+ */
+async function endOwn(books: Books & { actorId: string }): Promise<void> {
+  const row = await lockLiveOf(books.tx, books.actorId);
+  if (!row) return;
+  if (row.provider === "stripe") {
+    throw new AppError(
+      "conflict",
+      "The account has a subscription at Stripe. End it in the portal first, then delete.",
+    );
+  }
+  await end(books, row, new Date(books.nowMs), "account deleted");
+}
 
 /**
  * Deletes an account for good, with everything that is its own. What was written down about it
  * stays, without its name.
- * @throws AppError 409 for the last administrator, 422 for a wrong password, 429, 503.
+ * @throws AppError 409 for the last administrator and for a subscription at Stripe, 422 for a wrong password, 429, 503.
  */
 export async function deleteAccount(
   plane: Plane,
@@ -25,6 +45,7 @@ export async function deleteAccount(
     const user = await lockSelf(tx, userId);
     if (confirmed.passwordHash !== user.passwordHash) throw wrongPassword();
     if (administers(config, user)) await mustLeaveAdmin(tx, config, userId);
+    await endOwn({ tx, tell, nowMs, graceMs: graceMsOf(config), actorId: userId, origin });
     // Before the rows are gone: what is void must be known for as long as tokens last.
     await endSessions(tx, tell, userId, nowMs);
     await deleteUser(tx, userId);

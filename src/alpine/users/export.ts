@@ -14,7 +14,11 @@ import {
   wantedOf,
 } from "../notifications/store";
 import { allRows, timePlaceOf } from "../page";
+import { Payment, paymentOf } from "../payments/schema";
+import { findPayments, paymentPlaceOf } from "../payments/store";
 import type { Plane } from "../plane";
+import { Invoice, invoiceOf, Subscription, subscriptionOf } from "../subscriptions/schema";
+import { findInvoices, subscriptionsOf } from "../subscriptions/store";
 import { deliveryOf, Delivery, UsageDay, usageDayOf } from "../usage/schema";
 import {
   deliveriesOf,
@@ -38,6 +42,9 @@ export const AccountExport = z
     deliveries: z.array(Delivery),
     notifications: z.array(Notification),
     notification_preferences: Preferences,
+    subscriptions: z.array(Subscription),
+    invoices: z.array(Invoice),
+    payments: z.array(Payment),
     audit: z.array(AuditRecord),
   })
   .openapi("AccountExport");
@@ -91,6 +98,21 @@ export async function exportAccount(
         notificationsOf(alpine.db(), userId, {}, after, limit),
       notificationPlaceOf,
       notificationOf,
+    ),
+    subscriptions: allRows(
+      (after, limit) => subscriptionsOf(alpine.db(), userId, after, limit),
+      timePlaceOf,
+      subscriptionOf,
+    ),
+    invoices: allRows(
+      (after, limit) => findInvoices(alpine.db(), { userId }, after, limit),
+      timePlaceOf,
+      invoiceOf,
+    ),
+    payments: allRows(
+      (after, limit) => findPayments(alpine.db(), { userId }, after, limit),
+      paymentPlaceOf,
+      paymentOf,
     ),
     audit: allRows(
       (after: number | null, limit) =>

@@ -1,0 +1,118 @@
+/** What tests of money ask of the server, and look at. */
+import { eq } from "drizzle-orm";
+import { plans, revenueMovements, type Tier, users } from "../../db/alpine/schema.ts";
+import type { Payment } from "../../src/alpine/payments/schema.ts";
+import type { PlanRow } from "../../src/alpine/plans/schema.ts";
+import type { Revenue } from "../../src/alpine/revenue/schema.ts";
+import type {
+  CurrentSubscription,
+  Invoice,
+  StartedSubscription,
+} from "../../src/alpine/subscriptions/schema.ts";
+import { settleDue } from "../../src/alpine/subscriptions/renew.ts";
+import type { Accounts, Member } from "../harness/accounts.ts";
+import { alpineOf, person } from "./people.ts";
+
+export const DAY = 86_400_000;
+
+/** Somebody who sells: an administrator with sessions that do not end meanwhile. */
+export class Shop {
+  #admin: Member | null = null;
+  #references = 0;
+
+  constructor(readonly at: Accounts) {}
+
+  /** A token of the administrator that is good now. */
+  async boss(): Promise<string> {
+    this.#admin ??= await person(this.at, { role: "admin" });
+    return this.token(this.#admin);
+  }
+
+  /** A token of somebody that is good now: clocks of tests run for months. */
+  async token({ id: userId }: Member): Promise<string> {
+    const alpine = alpineOf(this.at);
+    const [user] = await this.at.db().select().from(users).where(eq(users.id, userId));
+    if (!user) throw new Error("there is no such user");
+    const { tier, role } = user;
+    const sessionId = Bun.randomUUIDv7("hex", this.at.clock.ms);
+    return alpine.tokens.sign({ userId, sessionId, generation: 0, tier, role });
+  }
+
+  async ask<T>(status: number, who: Member, method: string, path: string, body?: unknown) {
+    return this.at.must<T>(status, method, path, body, await this.token(who));
+  }
+
+  current(who: Member): Promise<CurrentSubscription> {
+    return this.ask(200, who, "GET", "/api/subscriptions");
+  }
+
+  subscribe(who: Member, tier: Tier): Promise<StartedSubscription> {
+    return this.ask(201, who, "POST", "/api/subscriptions", { tier });
+  }
+
+  change(who: Member, tier: Tier): Promise<CurrentSubscription> {
+    return this.ask(200, who, "POST", "/api/subscriptions/change", { tier });
+  }
+
+  cancel(who: Member): Promise<CurrentSubscription> {
+    return this.ask(200, who, "POST", "/api/subscriptions/cancel");
+  }
+
+  /** The open invoice of somebody, as they see it. */
+  async owed(who: Member): Promise<Invoice> {
+    const { open_invoice: invoice } = await this.current(who);
+    if (!invoice) throw new Error("nothing is owed");
+    return invoice;
+  }
+
+  /** Books the open invoice of somebody. */
+  async pay(who: Member): Promise<Payment> {
+    return this.book(await this.owed(who));
+  }
+
+  async book({ id, amount_minor, currency }: Invoice): Promise<Payment> {
+    const body = { invoice_id: id, amount_minor, currency, reference: this.reference() };
+    return this.at.must(201, "POST", "/api/admin/payments", body, await this.boss());
+  }
+
+  reference(): string {
+    this.#references += 1;
+    return `bank ${this.#references}`;
+  }
+
+  /** What the clock has made due is done. */
+  async settle(): Promise<void> {
+    const { config, log, now } = this.at.app.deps;
+    const { changes } = alpineOf(this.at);
+    await settleDue({ db: () => this.at.db(), changes, now, log, config });
+  }
+
+  /** Lets time pass, then does what it has made due. */
+  async pass(ms: number): Promise<void> {
+    this.at.clock.ms += ms;
+    await this.settle();
+  }
+
+  async revenue(): Promise<Revenue> {
+    const path = "/api/admin/revenue?fresh=1";
+    return this.at.must(200, "GET", path, undefined, await this.boss());
+  }
+
+  async plan(tier: Tier, change: Partial<PlanRow>): Promise<void> {
+    await alpineOf(this.at).changes.write(async (tx, tell) => {
+      await tx.update(plans).set(change).where(eq(plans.tier, tier));
+      tell({ kind: "plan", tier });
+    });
+  }
+
+  /** Kinds, tiers and amounts in their order. */
+  async movements(who: Member): Promise<string[]> {
+    const rows = await this.at
+      .db()
+      .select()
+      .from(revenueMovements)
+      .where(eq(revenueMovements.userId, who.id))
+      .orderBy(revenueMovements.at, revenueMovements.id);
+    return rows.map(({ kind, tier, deltaMinor }) => `${kind} ${tier} ${deltaMinor}`);
+  }
+}
