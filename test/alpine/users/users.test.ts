@@ -426,6 +426,9 @@ describe("the export", () => {
       "usage",
       "deliveries",
       "notifications",
+      "subscriptions",
+      "invoices",
+      "payments",
       "audit",
     ]);
     expect(data.profile).toMatchObject({ id: member.id, email: member.email, tier: "pro" });
