@@ -4,6 +4,7 @@ import pending from "./migrations/0001_pending.sql" with { type: "text" };
 import plans from "./migrations/0002_plans.sql" with { type: "text" };
 import money from "./migrations/0003_money.sql" with { type: "text" };
 import notices from "./migrations/0004_notices.sql" with { type: "text" };
+import lists from "./migrations/0005_lists.sql" with { type: "text" };
 
 export type Migration = { name: string; sql: string };
 
@@ -13,4 +14,5 @@ export const migrations: readonly Migration[] = [
   { name: "0002_plans", sql: plans },
   { name: "0003_money", sql: money },
   { name: "0004_notices", sql: notices },
+  { name: "0005_lists", sql: lists },
 ];

@@ -70,8 +70,8 @@ export function paymentRoutes(plane: Plane) {
     responses: listed,
   });
   app.openapi(list, async (c) => {
-    const { cursor, limit, user_id: userId, kind, provider } = c.req.valid("query");
-    const filter = { userId, kind, provider };
+    const { cursor, limit, user_id: userId, kind } = c.req.valid("query");
+    const filter = { userId, kind };
     const { rows, ...page } = await readPage(
       alpine.cursors,
       ["admin payments", accountOf(c).userId, filter],

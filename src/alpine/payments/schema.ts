@@ -71,7 +71,6 @@ export const adminPaymentsQuery = (pageSizeMax: number) =>
     ...pageQuery(pageSizeMax),
     user_id: uuid.optional(),
     kind: z.enum(paymentKinds).optional(),
-    provider: z.enum(providers).optional(),
   });
 export const PaymentList = z
   .object({ payments: z.array(Payment), ...pageShape })

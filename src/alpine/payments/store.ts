@@ -1,5 +1,5 @@
 import { and, desc, eq, sql } from "drizzle-orm";
-import { type PaymentKind, payments, type Provider } from "../../../db/alpine/schema";
+import { type PaymentKind, payments } from "../../../db/alpine/schema";
 import type { Queries, Transaction } from "../database";
 import { olderThan, type TimePlace } from "../page";
 import type { PaymentRow } from "./schema";
@@ -7,13 +7,12 @@ import type { PaymentRow } from "./schema";
 export type PaymentFilter = {
   userId?: string | undefined;
   kind?: PaymentKind | undefined;
-  provider?: Provider | undefined;
 };
 
 /** Newest first. */
 export function findPayments(
   db: Queries,
-  { userId, kind, provider }: PaymentFilter,
+  { userId, kind }: PaymentFilter,
   after: TimePlace | null,
   limit: number,
 ): Promise<PaymentRow[]> {
@@ -24,7 +23,6 @@ export function findPayments(
       and(
         userId === undefined ? undefined : eq(payments.userId, userId),
         kind === undefined ? undefined : eq(payments.kind, kind),
-        provider === undefined ? undefined : eq(payments.provider, provider),
         olderThan(payments.at, payments.id, after),
       ),
     )
