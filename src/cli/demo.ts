@@ -1,16 +1,15 @@
 import { randomBytes } from "node:crypto";
 import type { UserRole } from "../../db/alpine/schema";
-import history from "../../db/demo/spx-signals.ndjson.gz" with { type: "file" };
 import type { Alpine } from "../alpine/alpine";
 import { audit } from "../alpine/audit";
 import { endSessions } from "../alpine/auth/sessions";
 import { insertUser, lockUserByEmail, newUser, updateUser } from "../alpine/users/store";
 import type { Argo } from "../argo/argo";
-import { SIGNALS_PER_POST_MAX } from "../argo/signals/schema";
 import type { Config } from "../config";
 import type { Deps } from "../deps";
 import { makeDirectory } from "../platform/directory";
 import { ownDirectory } from "../platform/lock";
+import { layHistory } from "./demo-history";
 import { start, untilSignal } from "./serve";
 
 const symbol = "SPX";
@@ -26,9 +25,9 @@ export async function demo(config: Config, writeToken: string): Promise<void> {
   const unread = new Promise<void>((resolve) => process.stdout.on("error", () => resolve()));
   const stop = Promise.race([untilSignal(), unread]);
   using _owner = ownDirectory(config.dataDir);
+  await layHistory(config.signalsDb);
   await using running = await start(config, { showLinks: true });
   const { argo, now } = running.deps;
-  await fill(argo);
   const timer = setInterval(() => {
     post(argo, synthetic(lastPrice(argo), now())).catch((error: unknown) => {
       running.deps.log.warn({ reason: String(error) }, "demo signal not written");
@@ -66,11 +65,13 @@ async function makeLogin(alpine: Alpine, nowMs: number, role: UserRole): Promise
   await alpine.changes.write(async (tx, tell) => {
     const old = await lockUserByEmail(tx, email);
     const fullName = `Demo ${role}`;
-    const made = newUser(nowMs, { email, fullName, passwordHash, role, isVerified: true });
+    // Who looks around wants to see what comes in, at once.
+    const plan = { tier: "pro", tierGrant: "pro" } as const;
+    const made = newUser(nowMs, { email, fullName, passwordHash, role, isVerified: true, ...plan });
     const id = old?.id ?? made.id;
     if (old) {
       const passwordChangedAt = new Date(nowMs);
-      await updateUser(tx, id, { passwordHash, passwordChangedAt, role, isActive: true });
+      await updateUser(tx, id, { passwordHash, passwordChangedAt, role, isActive: true, ...plan });
       await endSessions(tx, tell, id, nowMs);
     } else await insertUser(tx, made);
     const event = old ? "password_changed" : role === "admin" ? "admin_created" : "signup";
@@ -78,17 +79,6 @@ async function makeLogin(alpine: Alpine, nowMs: number, role: UserRole): Promise
     tell({ kind: "user", id });
   });
   return { email, password };
-}
-
-async function fill(argo: Argo): Promise<void> {
-  const text = new TextDecoder().decode(Bun.gunzipSync(await Bun.file(history).bytes()));
-  const lines = text.trimEnd().split("\n");
-  // A run that was cut short is completed: what is there already is the same row.
-  if (argo.reader.head.maxId >= lines.length) return;
-  for (let at = 0; at < lines.length; at += SIGNALS_PER_POST_MAX) {
-    await post(argo, `[${lines.slice(at, at + SIGNALS_PER_POST_MAX).join(",")}]`);
-  }
-  argo.reader.refresh();
 }
 
 const encoder = new TextEncoder();
@@ -141,7 +131,7 @@ argo-alpine demo: ${signals} signals of the S&P 500, 2000-2020, and a synthetic 
   Writing    Bearer ${writeToken}
   Admin      ${admin.email}   ${admin.password}
   User       ${user.email}    ${user.password}
-             (token and passwords made for this run)
+             (token and passwords made for this run; both are granted the plan pro)
 
 Try:
 

@@ -98,6 +98,23 @@ test("signals first, then logins of this run, and an end that is quick", async (
   await demo.stop("SIGINT");
 }, 60_000);
 
+test("its history is old: a new account sees what its plan may, at once", async () => {
+  using dir = tempDir();
+  await using demo = startDemo(dir);
+  await welcomed(demo);
+  const headers = await (async () => {
+    const person = { email: "new@example.com", password: "correct horse battery" };
+    await send(demo, "/api/auth/signup", { ...person, full_name: "Somebody" });
+    const answer = await send(demo, "/api/auth/login", person);
+    const { access_token: token } = (await answer.json()) as { access_token: string };
+    return { Authorization: `Bearer ${token}` };
+  })();
+  const answer = await fetch(`${demo.url}/api/signals/latest?limit=5`, { headers });
+  const shown = (await answer.json()) as { confidence: number; timestamp: string }[];
+  expect(shown).toHaveLength(5);
+  await demo.stop("SIGINT");
+}, 60_000);
+
 test("the lines that it prints to try do what they say", async () => {
   using dir = tempDir();
   await using demo = startDemo(dir);
