@@ -1,5 +1,6 @@
 import type { Account } from "../../http/guard";
 import { audit, type Origin } from "../audit";
+import { voidTokens } from "../auth/one-time";
 import { endSessions, renewSessions } from "../auth/sessions";
 import type { Plane } from "../plane";
 import { settleTier } from "../plans/settle-tier";
@@ -8,20 +9,21 @@ import { type AdminUser, adminUserOf, type UserChange } from "./schema";
 import { lockForAdmin } from "./store";
 
 /**
- * Changes the rights of a user. A tier is a grant, which null clears. What their tokens say of them is void at once; who is shut out
- * has no session and no key any more.
+ * Changes the rights of a user. A tier is a grant, which null clears. What their tokens say of them
+ * is void at once; who is shut out has no session, no key and no link any more.
  * @throws AppError 404, 409 when nobody could administer any more.
  */
 export async function changeUser(
   { alpine, config, now }: Plane,
-  { userId: adminId }: Account,
+  admin: Account,
   id: string,
   change: UserChange,
   origin: Origin,
 ): Promise<AdminUser> {
+  const { userId: adminId } = admin;
   const nowMs = now();
   const row = await alpine.changes.write(async (tx, tell) => {
-    const old = await lockForAdmin(tx, adminId, id);
+    const old = await lockForAdmin(tx, admin, id);
     const next = {
       tierGrant: change.tier === undefined ? old.tierGrant : change.tier,
       role: change.role ?? old.role,
@@ -45,7 +47,12 @@ export async function changeUser(
       await audit(tx, nowMs, origin, { event, actorId: adminId, subjectId: id, details });
     }
     if (next.isActive) await renewSessions(tx, tell, id, nowMs);
-    else await endSessions(tx, tell, id, nowMs);
+    else {
+      await endSessions(tx, tell, id, nowMs);
+      // Let in again, the account is still that of whoever had it then.
+      await voidTokens(tx, "verify_email", id, nowMs);
+      await voidTokens(tx, "reset_password", id, nowMs);
+    }
     tell({ kind: "user", id });
     const changedUser = { ...old, ...next, updatedAt };
     return settleTier(tx, tell, changedUser, { nowMs, actorId: adminId, origin });

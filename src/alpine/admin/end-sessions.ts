@@ -7,18 +7,18 @@ import { lockForAdmin } from "./store";
 /** Logs a user out everywhere. Their keys stay good. @throws AppError 404. */
 export async function endSessionsOf(
   { alpine, now }: Plane,
-  { userId: adminId }: Account,
+  admin: Account,
   id: string,
   origin: Origin,
 ): Promise<void> {
   const nowMs = now();
   await alpine.changes.write(async (tx, tell) => {
-    await lockForAdmin(tx, adminId, id);
+    await lockForAdmin(tx, admin, id);
     const ended = await endSessions(tx, tell, id, nowMs);
     const details = { sessions: ended.length };
     await audit(tx, nowMs, origin, {
       event: "session_revoked",
-      actorId: adminId,
+      actorId: admin.userId,
       subjectId: id,
       details,
     });

@@ -2,6 +2,7 @@ import { and, desc, eq, or, sql } from "drizzle-orm";
 import type { PgColumn } from "drizzle-orm/pg-core";
 import { users } from "../../../db/alpine/schema";
 import { AppError } from "../../errors";
+import type { Account } from "../../http/guard";
 import { lockAdmins, type Queries, type Transaction } from "../database";
 import { olderThan, type TimePlace } from "../page";
 import type { UserRow } from "../users/schema";
@@ -40,15 +41,15 @@ export function findUsers(
  * change anybody at once, and who asks must be one still: a request may have waited while its
  * sender was demoted. @throws AppError 401, 403, 404.
  */
-export async function lockForAdmin(tx: Transaction, adminId: string, id: string): Promise<UserRow> {
-  await mustAdminister(tx, adminId);
+export async function lockForAdmin(tx: Transaction, admin: Account, id: string): Promise<UserRow> {
+  await mustAdminister(tx, admin);
   return (await lockUser(tx, id)) ?? missingUser();
 }
 
 /** The same of whoever asks alone, for what concerns no single user. @throws AppError 401, 403. */
-export async function mustAdminister(tx: Transaction, adminId: string): Promise<void> {
+export async function mustAdminister(tx: Transaction, admin: Account): Promise<void> {
   await lockAdmins(tx);
-  const { role } = await lockSelf(tx, adminId);
+  const { role } = await lockSelf(tx, admin);
   if (role !== "admin") throw new AppError("forbidden", "This is for administrators.");
 }
 

@@ -32,7 +32,7 @@ export async function createKey(
   const secret = makeKey();
   const row = await alpine.changes.write(async (tx, tell) => {
     // What the token says of the role may be older than a change of it.
-    const { role } = await lockSelf(tx, userId);
+    const { role } = await lockSelf(tx, account);
     const above = scopes.filter((scope) => !mayHold(scope, role));
     if (above.length > 0) {
       throw new AppError("forbidden", `For administrators alone: ${above.join(", ")}.`, {

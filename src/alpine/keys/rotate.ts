@@ -26,7 +26,7 @@ export async function rotateKey(
   const nowMs = now();
   const secret = makeKey();
   const row = await alpine.changes.write(async (tx, tell) => {
-    await lockSelf(tx, userId);
+    await lockSelf(tx, account);
     const old = await lockKey(tx, userId, id);
     if (old.successorId) throw new AppError("conflict", "The key was rotated already.");
     const endsMs = old.expiresAt?.getTime() ?? Infinity;

@@ -6,10 +6,10 @@ import type { Wanted } from "./notify";
 import { type Preferences, type PreferencesChange, preferencesOf } from "./schema";
 import { setWanted, wantedOf } from "./store";
 
-/** Changes the kinds that are named. @throws AppError 401 when the account is gone. */
+/** Changes the kinds that are named. @throws AppError 401 when the session has ended. */
 export function changePreferences(
   { alpine }: Plane,
-  { userId }: Account,
+  account: Account,
   given: PreferencesChange,
 ): Promise<Preferences> {
   const change = notificationKinds.flatMap((kind): [NotificationKind, Wanted][] => {
@@ -17,8 +17,8 @@ export function changePreferences(
     return flags ? [[kind, { inApp: flags.in_app, email: flags.email }]] : [];
   });
   return alpine.changes.write(async (tx) => {
-    await lockSelf(tx, userId);
-    await setWanted(tx, userId, change);
-    return preferencesOf(await wantedOf(tx, userId));
+    await lockSelf(tx, account);
+    await setWanted(tx, account.userId, change);
+    return preferencesOf(await wantedOf(tx, account.userId));
   });
 }

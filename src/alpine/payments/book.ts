@@ -19,16 +19,16 @@ import { bookedAs } from "./store";
  */
 export function bookFor(
   { alpine, config, now }: Plane,
-  { userId: adminId }: Account,
+  admin: Account,
   userId: string,
   origin: Origin,
   work: (books: Books, row: SubscriptionRow | null) => Promise<PaymentRow>,
 ): Promise<PaymentRow> {
   const nowMs = now();
   return alpine.changes.write(async (tx, tell) => {
-    await mustAdminister(tx, adminId);
+    await mustAdminister(tx, admin);
     const graceMs = graceMsOf(config);
-    const books: Books = { tx, tell, nowMs, graceMs, actorId: adminId, origin };
+    const books: Books = { tx, tell, nowMs, graceMs, actorId: admin.userId, origin };
     // Money is booked for those, too, who have deleted their account.
     const owner = await lockUser(tx, userId);
     const held = owner ? await lockLiveOf(tx, userId) : null;

@@ -15,7 +15,7 @@ import { type AdminPlan, adminPlanOf, columnsOf, type PlanChange } from "./schem
  */
 export async function changePlan(
   { alpine, now }: Plane,
-  { userId: adminId }: Account,
+  admin: Account,
   tier: Tier,
   change: PlanChange,
   origin: Origin,
@@ -23,7 +23,7 @@ export async function changePlan(
   const nowMs = now();
   const row = await alpine.changes
     .write(async (tx, tell) => {
-      await mustAdminister(tx, adminId);
+      await mustAdminister(tx, admin);
       const [old] = await tx.select().from(plans).where(eq(plans.tier, tier)).for("update");
       if (!old) throw new AppError("not_found", "There is no such plan.");
       const next = { ...old, ...columnsOf(change), updatedAt: new Date(nowMs) };
@@ -34,7 +34,7 @@ export async function changePlan(
       if (changed.length === 0) return old;
       const pairs = changed.map((name) => [name, { from: from[name], to: to[name] }]);
       const details = { tier, ...Object.fromEntries(pairs) };
-      await audit(tx, nowMs, origin, { event: "plan_changed", actorId: adminId, details });
+      await audit(tx, nowMs, origin, { event: "plan_changed", actorId: admin.userId, details });
       tell({ kind: "plan", tier });
       return next;
     })

@@ -62,7 +62,7 @@ export async function changeOwn(
   return alpine.changes.write(async (tx, tell) => {
     const graceMs = graceMsOf(config);
     const books: Books = { tx, tell, nowMs, graceMs, actorId: userId, origin };
-    const self = await lockSelf(tx, userId);
+    const self = await lockSelf(tx, account);
     const held = await lockLiveOf(tx, userId);
     const { user, row } = held ? await catchUp(books, self, held) : { user: self, row: null };
     await work(books, row);

@@ -33,16 +33,17 @@ async function endOwn(books: Books & { actorId: string }): Promise<void> {
  */
 export async function deleteAccount(
   plane: Plane,
-  { userId }: Account,
+  account: Account,
   password: string,
   origin: Origin,
 ): Promise<void> {
   const { alpine, config, now } = plane;
+  const { userId } = account;
   const confirmed = await confirmPassword(plane, userId, password, origin);
   const nowMs = now();
   await alpine.changes.write(async (tx, tell) => {
     await lockAdmins(tx);
-    const user = await lockSelf(tx, userId);
+    const user = await lockSelf(tx, account);
     if (confirmed.passwordHash !== user.passwordHash) throw wrongPassword();
     if (administers(config, user)) await mustLeaveAdmin(tx, config, userId);
     await endOwn({ tx, tell, nowMs, graceMs: graceMsOf(config), actorId: userId, origin });

@@ -35,7 +35,7 @@ export async function changeProfile(
   const confirmed = moves ? await confirmPassword(plane, userId, password ?? "", origin) : null;
   const nowMs = now();
   const write = alpine.changes.write(async (tx, tell) => {
-    const old = await lockSelf(tx, userId);
+    const old = await lockSelf(tx, account);
     if (confirmed && confirmed.passwordHash !== old.passwordHash) throw wrongPassword();
     const renamed = fullName !== undefined && fullName !== old.fullName;
     const asked = moves && email !== old.email;

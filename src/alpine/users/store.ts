@@ -2,6 +2,7 @@ import { and, desc, eq, gt, isNull, ne, sql } from "drizzle-orm";
 import { sessions, users } from "../../../db/alpine/schema";
 import type { Config } from "../../config";
 import { AppError } from "../../errors";
+import type { Account } from "../../http/guard";
 import type { Queries, Transaction } from "../database";
 import { olderThan, type TimePlace } from "../page";
 import type { SessionRow, UserRow } from "./schema";
@@ -45,14 +46,29 @@ export async function lockUser(tx: Transaction, id: string): Promise<UserRow | u
   return row;
 }
 
-/** Whoever asks, held in the same way. @throws AppError 401 when they were shut out meanwhile. */
-export async function lockSelf(tx: Transaction, id: string): Promise<UserRow> {
-  const row = await lockUser(tx, id);
-  if (row?.isActive) return row;
-  throw new AppError("unauthorized", "The account is gone or shut out.", {
-    headers: { "WWW-Authenticate": 'Bearer realm="argo"' },
-  });
+/**
+ * Whoever asks, held in the same way. A request may have waited while its sender was shut out or
+ * its session was ended: nothing that ends sessions is outlived by what one of them still makes.
+ * @throws AppError 401.
+ */
+export async function lockSelf(
+  tx: Transaction,
+  { userId, sessionId }: Pick<Account, "userId" | "sessionId">,
+): Promise<UserRow> {
+  const row = await lockUser(tx, userId);
+  if (!row?.isActive) throw askedTooLate("The account is gone or shut out.");
+  if (sessionId === undefined) return row;
+  // Asked by itself: beside the lock it would be answered as of before the wait.
+  const [open] = await tx
+    .select({ id: sessions.id })
+    .from(sessions)
+    .where(and(eq(sessions.id, sessionId), isNull(sessions.endedAt)));
+  if (open) return row;
+  throw askedTooLate("The session has ended: log in again.");
 }
+
+const askedTooLate = (detail: string): AppError =>
+  new AppError("unauthorized", detail, { headers: { "WWW-Authenticate": 'Bearer realm="argo"' } });
 
 /** @returns false when the address is taken; then nothing was written. */
 export async function insertUser(db: Queries, user: UserRow): Promise<boolean> {
