@@ -50,11 +50,30 @@ If it was not you, there is nothing to do.
 }
 
 /** For whoever says that they forgot the password. */
-export function resetMail(place: Place, to: string, token: string): Mail {
+export const resetMail = (place: Place, to: string, token: string): Mail =>
+  passwordMail(place, to, token, {
+    subject: "A new password",
+    why: "Somebody asked for a new password of the account with this e-mail address.",
+  });
+
+/** For whoever wants to verify an address with which others may have signed up too. */
+export const ownerMail = (place: Place, to: string, token: string): Mail =>
+  passwordMail(place, to, token, {
+    subject: "Is this your e-mail address?",
+    why: `Somebody asked to verify this e-mail address. Others may have signed up with it as well, or it
+was too long ago: whoever chooses a new password has the account.`,
+  });
+
+function passwordMail(
+  place: Place,
+  to: string,
+  token: string,
+  { subject, why }: { subject: string; why: string },
+): Mail {
   const base = baseUrl(place);
   const link = `${base}/#reset-password=${token}`;
-  const text = `Somebody asked for a new password of the account with this e-mail address. If that
-was you, choose one within an hour:
+  const text = `${why} If that was you,
+choose one within an hour:
 
 ${link}
 
@@ -67,5 +86,5 @@ Content-Type: application/json
 
 If it was not you, there is nothing to do: the password stays as it is.
 `;
-  return { to, subject: "A new password", text, link };
+  return { to, subject, text, link };
 }

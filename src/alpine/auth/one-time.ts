@@ -1,7 +1,8 @@
-import { and, desc, eq, gt, isNull, sql } from "drizzle-orm";
+import { and, desc, eq, gt, inArray, isNull, not, sql } from "drizzle-orm";
 import { oneTimeTokens, type Pending, type TokenPurpose } from "../../../db/alpine/schema";
 import { AppError } from "../../errors";
 import type { Queries, Transaction } from "../database";
+import type { UserRow } from "../users/schema";
 import { hashOf } from "./tokens";
 
 /** How long a token counts, milliseconds. */
@@ -44,35 +45,57 @@ export async function issueToken(
 }
 
 /**
- * A token in the place of the newest that verifies the address a user has, with what that one
- * makes of the account; the others stay as they are. The row of the user must be locked.
+ * A token in the place of what verifies the address a user has, while every sign-up that waits is
+ * the one that made the account. Null when somebody else may have asked, or `mustWait` and nothing
+ * waits any more: nobody can tell then whose password whoever owns the address would make good.
+ * The row of the user must be locked.
  */
 export async function reissueVerification(
   tx: Transaction,
-  userId: string,
+  { id, passwordHash }: Pick<UserRow, "id" | "passwordHash">,
   nowMs: number,
-): Promise<string> {
-  const [newest] = await tx
+  mustWait: boolean,
+): Promise<string | null> {
+  const waiting = await tx
     .select({ hash: oneTimeTokens.hash, pending: oneTimeTokens.pending })
     .from(oneTimeTokens)
+    .where(
+      and(
+        eq(oneTimeTokens.userId, id),
+        eq(oneTimeTokens.purpose, "verify_email"),
+        isNull(oneTimeTokens.usedAt),
+        gt(oneTimeTokens.expiresAt, new Date(nowMs)),
+        // One for another address goes to that address alone.
+        not(isMove),
+      ),
+    )
+    .orderBy(desc(oneTimeTokens.createdAt));
+  const [newest] = waiting;
+  if (!newest && mustWait) return null;
+  const asked = waiting.map(({ pending }) => pending?.passwordHash ?? passwordHash);
+  if (asked.some((hash) => hash !== passwordHash)) return null;
+  const hashes = waiting.map(({ hash }) => hash);
+  const usedAt = new Date(nowMs);
+  await tx.update(oneTimeTokens).set({ usedAt }).where(inArray(oneTimeTokens.hash, hashes));
+  const pending = newest?.pending ?? null;
+  return issueToken(tx, "verify_email", id, nowMs, { pending, beside: true });
+}
+
+const isMove = sql`${oneTimeTokens.pending} -> 'email' IS NOT NULL`;
+
+/** Makes every token void that would give a user another address. */
+export async function voidMoves(tx: Transaction, userId: string, nowMs: number): Promise<void> {
+  await tx
+    .update(oneTimeTokens)
+    .set({ usedAt: new Date(nowMs) })
     .where(
       and(
         eq(oneTimeTokens.userId, userId),
         eq(oneTimeTokens.purpose, "verify_email"),
         isNull(oneTimeTokens.usedAt),
-        gt(oneTimeTokens.expiresAt, new Date(nowMs)),
-        // One for another address goes to that address alone.
-        sql`${oneTimeTokens.pending} -> 'email' IS NULL`,
+        isMove,
       ),
-    )
-    .orderBy(desc(oneTimeTokens.createdAt))
-    .limit(1);
-  if (newest) {
-    const usedAt = new Date(nowMs);
-    await tx.update(oneTimeTokens).set({ usedAt }).where(eq(oneTimeTokens.hash, newest.hash));
-  }
-  const pending = newest?.pending ?? null;
-  return issueToken(tx, "verify_email", userId, nowMs, { pending, beside: true });
+    );
 }
 
 /** Makes every token of a user, or of nobody, for the purpose void. */

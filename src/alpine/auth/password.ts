@@ -10,13 +10,14 @@ import { confirmPassword } from "./confirm";
 import { handOver } from "./hand-over";
 import { limitTo } from "./limits";
 import { resetMail } from "./mails";
-import { issueToken, ownerOf, useToken, voidTokens } from "./one-time";
+import { issueToken, ownerOf, useToken, voidMoves, voidTokens } from "./one-time";
 import type { ChangePassword, ResetPassword } from "./schema";
 import { endSessions } from "./sessions";
 
 /**
  * Changes the password of whoever knows it. Their other sessions end, with all their tokens; this
- * one goes on as it is, and whoever distrusts it too logs out everywhere.
+ * one goes on as it is, and whoever distrusts it too logs out everywhere. An address that was asked
+ * for before is not theirs any more.
  * @throws AppError 409, 422, 429, 503.
  */
 export async function changePassword(
@@ -39,6 +40,8 @@ export async function changePassword(
       .returning({ id: users.id });
     if (changed.length === 0) throw new AppError("conflict", "The password was just changed.");
     await voidTokens(tx, "reset_password", userId, nowMs);
+    // Whoever knew the old one may have asked for an address of theirs, to ask for a reset there.
+    await voidMoves(tx, userId, nowMs);
     await endSessions(tx, tell, userId, nowMs, { except: sessionId });
     await audit(tx, nowMs, origin, { event: "password_changed", actorId: userId });
     tell({ kind: "user", id: userId });

@@ -7,7 +7,7 @@ import type { Plane } from "../plane";
 import { lockUser, lockUserByEmail, updateUser, userByEmail } from "../users/store";
 import { handOver } from "./hand-over";
 import { limitTo } from "./limits";
-import { accountExistsMail, verificationMail } from "./mails";
+import { accountExistsMail, ownerMail, verificationMail } from "./mails";
 import { issueToken, ownerOf, reissueVerification, useToken, voidTokens } from "./one-time";
 
 /**
@@ -81,7 +81,11 @@ async function afterwards(
   }
 }
 
-/** For whoever asks again. The same for every address. @throws AppError 429, 503. */
+/**
+ * For whoever asks again. Where it is not certain whose sign-up is meant, the mail asks for a new
+ * password instead: one that a stranger chose must not become that of the owner's account.
+ * The answer is the same for every address. @throws AppError 429, 503.
+ */
 export async function resendVerification(
   plane: Plane,
   email: string,
@@ -95,9 +99,15 @@ export async function resendVerification(
       const nowMs = now();
       const user = await lockUserByEmail(tx, email);
       if (!user?.isActive || user.isVerified) return null;
-      const token = await reissueVerification(tx, user.id, nowMs);
-      await audit(tx, nowMs, origin, { event: "verification_sent", subjectId: user.id });
-      return verificationMail(config, user.email, token, nowMs);
+      const subjectId = user.id;
+      const token = await reissueVerification(tx, user, nowMs, config.requireVerifiedEmail);
+      if (token !== null) {
+        await audit(tx, nowMs, origin, { event: "verification_sent", subjectId });
+        return verificationMail(config, user.email, token, nowMs);
+      }
+      const reset = await issueToken(tx, "reset_password", user.id, nowMs);
+      await audit(tx, nowMs, origin, { event: "password_reset_requested", subjectId });
+      return ownerMail(config, user.email, reset);
     }),
   );
 }

@@ -1,10 +1,11 @@
 /** Whoever owns a mailbox owns the account, whoever signed up with its address first. */
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "bun:test";
-import { eq } from "drizzle-orm";
-import { users } from "../../../db/alpine/schema.ts";
-import { openAccounts, PASSWORD, type Accounts } from "../../harness/accounts.ts";
+import { eq, sql } from "drizzle-orm";
+import { apiKeys, users } from "../../../db/alpine/schema.ts";
+import { lockUser } from "../../../src/alpine/users/store.ts";
+import { BACKEND, openAccounts, PASSWORD, type Accounts } from "../../harness/accounts.ts";
 import { smtp, type SmtpSink } from "../../harness/smtp.ts";
-import { alpineOf, person } from "../people.ts";
+import { alpineOf, person, until } from "../people.ts";
 
 const THEIRS = "the password of somebody else";
 const env = (sink: SmtpSink) => ({ REQUIRE_VERIFIED_EMAIL: "true", SMTP_URL: sink.url });
@@ -67,17 +68,42 @@ describe("signed up for twice, an account is made by the mail that is answered",
     expect(await login(email, THEIRS)).toBe(401);
   });
 
-  test("and a mail that is sent again stands for the newest, the others staying good", async () => {
+  test("and a mail that is sent again stands for the one signup there is", async () => {
     const email = "again@example.com";
-    const theirs = await signUp(email, THEIRS, "Mallory");
-    at.clock.ms += 1_000;
     const lost = await signUp(email, PASSWORD, "Owner");
     const again = await mailed(email, "/verify-email/resend", { email });
-    expect(await verify(lost)).toBe(422);
-    expect(await verify(again)).toBe(204);
-    expect([await login(email, PASSWORD), await login(email, THEIRS)]).toEqual([200, 401]);
-    expect(await verify(theirs)).toBe(422);
+    const newest = await mailed(email, "/verify-email/resend", { email });
+    expect([await verify(lost), await verify(again)]).toEqual([422, 422]);
+    expect(await verify(newest)).toBe(204);
+    expect(await login(email, PASSWORD)).toBe(200);
   });
+
+  test.each(["before", "after", "a day before"])(
+    "or, when a stranger signed up %s, for a password that is chosen then",
+    async (when) => {
+      const email = `strangers-${when.replaceAll(" ", "-")}@example.com`;
+      const signups = [
+        () => signUp(email, THEIRS, "Mallory"),
+        () => signUp(email, PASSWORD, "Owner"),
+      ];
+      const tokens: string[] = [];
+      for (const ask of when === "after" ? signups.toReversed() : signups) {
+        tokens.push(await ask());
+        at.clock.ms += 1_000;
+      }
+      // By then nothing waits any more, and the password of the account is the stranger's.
+      if (when === "a day before") at.clock.ms += 25 * 3_600_000;
+      const again = await mailed(email, "/verify-email/resend", { email });
+      expect(await verify(again)).toBe(422);
+      expect([await login(email, PASSWORD), await login(email, THEIRS)]).toEqual([401, 401]);
+      const body = { token: again, new_password: "chosen by the owner" };
+      await at.must(204, "POST", "/api/auth/password/reset", body);
+      expect([await login(email, "chosen by the owner"), await login(email, THEIRS)]).toEqual([
+        200, 401,
+      ]);
+      for (const token of tokens) expect(await verify(token)).toBe(422);
+    },
+  );
 });
 
 describe("what was made before ends when the owner is known", () => {
@@ -171,10 +197,34 @@ describe("another address", () => {
     await ask(member.access, "not-mine@example.com");
     await alpineOf(at).outbox.idle();
     const token = await mailed(member.email, "/verify-email/resend", { email: member.email });
-    expect(await verify(token)).toBe(204);
+    const body = { token, new_password: "an owner's password" };
+    await at.must(204, "POST", "/api/auth/password/reset", body);
     expect(await rowOf(member.email)).toMatchObject({ isVerified: true });
     expect(await rowOf("not-mine@example.com")).toBeUndefined();
   });
+
+  test.each(["a password that was changed since", "somebody who was shut out since"])(
+    "is nobody's by a mail of before: %s",
+    async (since) => {
+      const member = await person(at, { isVerified: true });
+      const email = `thief-${since.length}@example.com`;
+      await ask(member.access, email);
+      await alpineOf(at).outbox.idle();
+      const token = tokenIn((await sink.mailFor(email)).text);
+      if (since.startsWith("a password")) {
+        const change = { current_password: PASSWORD, new_password: "only the owner's" };
+        await at.must(204, "POST", "/api/auth/password/change", change, member.access);
+      } else {
+        const { access } = await person(at, { role: "admin", isVerified: true });
+        for (const isActive of [false, true]) {
+          const path = `/api/admin/users/${member.id}`;
+          await at.must(200, "PATCH", path, { is_active: isActive }, access);
+        }
+      }
+      expect(await verify(token)).toBe(422);
+      expect(await rowOf(member.email)).toMatchObject({ isVerified: true });
+    },
+  );
 
   test("that somebody took meanwhile is a conflict, which its owner may know", async () => {
     const member = await person(at, { isVerified: true });
@@ -196,3 +246,41 @@ test("resets that others ask for leave the mails of a signup alone", async () =>
   expect(statuses).toEqual([202, 202, 202, 202, 202, 429]);
   expect(await signUp(email, PASSWORD, "Owner")).not.toBe("");
 });
+
+// Embedded there is one connection, so that nothing waits for a row.
+test.if(BACKEND !== "embedded")(
+  "what waited while its session was ended is not done: no key outlives a reset",
+  async () => {
+    const mallory = await person(at);
+    const token = await mailed(mallory.email, "/password/forgot", { email: mallory.email });
+    const held = Promise.withResolvers<void>();
+    const go = Promise.withResolvers<void>();
+    const lock = at.db().transaction(async (tx) => {
+      await lockUser(tx, mallory.id);
+      held.resolve();
+      await go.promise;
+    });
+    await held.promise;
+    const waiting = (count: number) =>
+      until(async () => {
+        const { rows } = await at.db().execute(sql`SELECT FROM pg_stat_activity
+            WHERE datname = current_database() AND wait_event_type = 'Lock'`);
+        return rows.length === count;
+      });
+    const body = { token, new_password: "an owner's password" };
+    const reset = at.call("POST", "/api/auth/password/reset", body);
+    await waiting(1);
+    const asked = [
+      at.call("POST", "/api/keys", { name: "left", scopes: ["signals:read"] }, mallory.access),
+      at.call("PUT", "/api/users/profile", { full_name: "Left" }, mallory.access),
+    ];
+    await waiting(3);
+    go.resolve();
+    await lock;
+    expect((await reset).status).toBe(204);
+    const statuses = (await Promise.all(asked)).map(({ status }) => status);
+    expect(statuses).toEqual([401, 401]);
+    const keys = await at.db().select().from(apiKeys).where(eq(apiKeys.userId, mallory.id));
+    expect(keys).toEqual([]);
+  },
+);
