@@ -119,6 +119,7 @@ export const Variables = z.object({
   STRIPE_WEBHOOK_SECRET: z.string().min(8).optional(),
   STRIPE_API_BASE: url("http:", "https:").optional(),
   EMBEDDED: z.string().default("false").pipe(flag),
+  BACKGROUND_TASKS: z.string().default("true").pipe(flag),
 });
 
 /** Which planes a process runs: `argo` serves signals and knows no accounts. */
@@ -173,6 +174,8 @@ export type Config = Readonly<{
   stripeWebhookSecret: string | null;
   /** Null: Stripe itself. */
   stripeApiBase: string | null;
+  /** Whether this process does what no request waits for: notifications, mails of them, retention. */
+  backgroundTasks: boolean;
 }>;
 
 /** True for the hosts that only this machine can reach. */
@@ -238,6 +241,7 @@ export function readConfig(env: Record<string, string | undefined>, role: Role =
     stripeSecretKey: v.STRIPE_SECRET_KEY ?? null,
     stripeWebhookSecret: v.STRIPE_WEBHOOK_SECRET ?? null,
     stripeApiBase: v.STRIPE_API_BASE ?? null,
+    backgroundTasks: v.BACKGROUND_TASKS,
   });
 }
 

@@ -1,4 +1,5 @@
 import type { Alpine, AlpineOptions } from "./alpine/alpine";
+import type { Background } from "./alpine/background";
 import type { mountAlpine } from "./alpine/routes";
 import { Argo } from "./argo/argo";
 import type { Config } from "./config";
@@ -76,6 +77,8 @@ export async function openDeps(config: Config, overrides: Overrides = {}): Promi
   const { alpine, redis } = accounts;
   const shared = redis && (await shareLimit(limiter, redis));
   watchAll(metrics, { argo, alpine, redis, limiter, shared });
+  const tasks = alpine && config.backgroundTasks ? { config, log, now, alpine, argo } : null;
+  const background = tasks && inBackground(tasks);
   return {
     config,
     log,
@@ -88,9 +91,44 @@ export async function openDeps(config: Config, overrides: Overrides = {}): Promi
     admission: new Admission(config, new Guard(config, alpine?.credentials), limiter),
     state: { started: false, draining: false },
     [Symbol.asyncDispose]: async () => {
+      await background?.[Symbol.asyncDispose]();
       await argo[Symbol.asyncDispose]();
       await shared?.[Symbol.asyncDispose]();
       await accounts[Symbol.asyncDispose]();
+    },
+  };
+}
+
+type Tasks = Pick<Deps, "config" | "log" | "now" | "argo"> & { alpine: Alpine };
+
+/** Libraries load while accounts start, and not before the listener has had a moment. */
+const loadAfterMs = 100;
+
+/** Starts behind accounts, which start behind the listener. */
+function inBackground({ argo, ...common }: Tasks): AsyncDisposable {
+  const { reader, far } = argo;
+  const signals = {
+    headId: () => reader.look().maxId,
+    after: (id: number, shownMax: number) => far.premiumAfter(id, shownMax),
+  };
+  let ended = false;
+  const begin = async (): Promise<Background | null> => {
+    await Bun.sleep(loadAfterMs);
+    const { Background } = await import("./alpine/background");
+    await common.alpine.started;
+    if (ended) return null;
+    return new Background({ ...common, signals });
+  };
+  const begun = begin().catch((error: unknown) => {
+    // What ends the start is told by whoever waits for accounts.
+    if (common.alpine.ready) common.log.error({ reason: String(error) }, "no background tasks");
+    return null;
+  });
+  return {
+    [Symbol.asyncDispose]: async () => {
+      ended = true;
+      // Accounts that wait for their database are ended by themselves.
+      if (common.alpine.ready) await (await begun)?.[Symbol.asyncDispose]();
     },
   };
 }

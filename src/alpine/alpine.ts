@@ -19,11 +19,9 @@ import { authWindows, type AuthWindows } from "./auth/limits";
 import { AccessTokens, RefreshTokens } from "./auth/tokens";
 import { Passwords } from "./auth/passwords";
 import { Changes } from "./changes";
-import { clocksApartMs } from "./clocks";
 import { Credentials } from "./credentials";
 import { Plans } from "./plans/registry";
 import { type Database, migrate } from "./database";
-import { forgetExpired } from "./retention";
 import { Seal } from "./seal";
 import { deriveKey, jwtSecrets } from "./secrets";
 import { settleDue } from "./subscriptions/renew";
@@ -140,6 +138,15 @@ export class Alpine implements AsyncDisposable {
   db(): Database {
     if (!this.#ready) throw new AppError("unavailable", starting, { retryAfterSeconds: 1 });
     return this.#database();
+  }
+
+  /**
+   * Runs statements as they are, for a library that has its own; what fails is as the driver says
+   * it. @throws AppError 503 until everything has started, and while the database is away.
+   */
+  execute(text: string, values?: unknown[]): Promise<{ rows: unknown[] }> {
+    if (this.#postgres && this.#ready) return this.#postgres.pool.query(text, values);
+    throw new AppError("unavailable", starting, { retryAfterSeconds: 1 });
   }
 
   /** @throws AppError 503 until everything has started. */
@@ -278,7 +285,6 @@ export class Alpine implements AsyncDisposable {
     const { config, log, now } = this.options;
     await settleDue({ db: () => this.db(), changes: this.changes, now, log, config });
     await this.changes.forget();
-    await forgetExpired(this.db(), this.options.now() - clocksApartMs);
     this.credentials.forget();
   }
 }

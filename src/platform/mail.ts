@@ -62,6 +62,31 @@ export class Outbox implements AsyncDisposable {
     this.#next();
   }
 
+  /** Whether there is a mail server to send to. */
+  get sends(): boolean {
+    return this.#server !== null;
+  }
+
+  /**
+   * Sends one mail and says what became of it: `refused` is for good, `failed` may be tried again.
+   * Never throws; what failed is logged.
+   */
+  deliver(mail: Mail): Promise<"sent" | "refused" | "failed"> {
+    const work = this.#send(mail).then(
+      () => "sent" as const,
+      (error: unknown) => {
+        this.#options.log.warn(reasonOf(error), "mail not sent");
+        return isRefused(error) ? ("refused" as const) : ("failed" as const);
+      },
+    );
+    const watched = work.then(() => {
+      this.#working.delete(watched);
+      this.#next();
+    });
+    this.#working.add(watched);
+    return work;
+  }
+
   /** Resolves once nothing waits any more. */
   async idle(): Promise<void> {
     while (this.#working.size > 0) await Promise.all(this.#working);
@@ -168,6 +193,14 @@ async function open({ host, port, secure, auth }: Server, timeoutMs: number) {
     disableFileAccess: true,
     disableUrlAccess: true,
   });
+}
+
+/** A server that will not have this mail, now or later: its recipient or what it says. */
+function isRefused(error: unknown): boolean {
+  if (!(error instanceof Error)) return false;
+  const { code, responseCode } = error as Error & Record<string, unknown>;
+  const lasting = typeof responseCode === "number" && responseCode >= 500;
+  return lasting && (code === "EENVELOPE" || code === "EMESSAGE");
 }
 
 /** What may be logged: what mail servers say names the address. */

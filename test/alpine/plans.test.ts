@@ -5,7 +5,11 @@ import { Secret, TOTP } from "otpauth";
 import pg from "pg";
 import { issueToken } from "../../src/alpine/auth/one-time.ts";
 import { offerSetup } from "../../src/alpine/admin/setup.ts";
-import { forgetExpired } from "../../src/alpine/retention.ts";
+import { fanOut } from "../../src/alpine/notifications/fan-out.ts";
+import { tellExpiring } from "../../src/alpine/notifications/key-expiring.ts";
+import { sendDue } from "../../src/alpine/notifications/mailer.ts";
+import { notify } from "../../src/alpine/notifications/notify.ts";
+import { forgetAll, forgetDeliveries } from "../../src/alpine/retention.ts";
 import { Usage } from "../../src/alpine/usage/usage.ts";
 import { Meters } from "../../src/http/meter.ts";
 import { createLog } from "../../src/platform/log.ts";
@@ -19,7 +23,7 @@ const OTHERS = 20_000;
 const SUMS = /FROM revenue_movements WHERE at <=/;
 /** Tables that grow with the number of users. */
 const TABLES =
-  /^(users|sessions|refresh_tokens|api_keys|audit_log|one_time_tokens|usage|deliveries|subscriptions|invoices|payments)$/;
+  /^(users|sessions|refresh_tokens|api_keys|audit_log|one_time_tokens|usage|notifications|notification_preferences|deliveries|subscriptions|invoices|payments)$/;
 
 let at: Accounts;
 beforeAll(async () => {
@@ -83,6 +87,15 @@ async function fill(): Promise<void> {
     SELECT ${id}, ${before}, ${id}, ${id}, 'new', 'pro', 14900, 'USD' FROM ${some}`);
   await db.execute(sql`
     INSERT INTO usage (user_id, day, requests) SELECT ${id}, ${now}::date, n FROM ${some}`);
+  await db.execute(sql`
+    INSERT INTO notifications (id, user_id, kind, reference, title, body, is_read, created_at)
+    SELECT ${id}, ${id}, 'new_login', 'a login', 'New login', 'A login', n % 2 = 0, ${before}
+    FROM ${some}`);
+  await db.execute(sql`
+    INSERT INTO notification_preferences (user_id, kind, in_app, email)
+    SELECT ${id}, 'premium_signal', true, n % 3 = 0 FROM ${some}`);
+  await db.execute(sql`
+    INSERT INTO deliveries (user_id, signal_id, delivered_at) SELECT ${id}, n, ${before} FROM ${some}`);
   await db.execute(sql`VACUUM ANALYZE`);
 }
 
@@ -130,8 +143,8 @@ test("no query of any route reads a table from end to end", async () => {
     await flushMany();
     await alpine.changes.look();
     await alpine.changes.forget();
-    await forgetExpired(at.db(), at.clock.ms);
     await alpine.outbox.idle();
+    await inBackground();
     // Everything that a server reads when it starts.
     await using other = await openAccounts({ beside: at });
     expect(alpineOf(other).credentials.keyCount).toBeGreaterThan(USERS * 0.9);
@@ -169,6 +182,21 @@ test("no query of any route reads a table from end to end", async () => {
   expect(wrong).toEqual([]);
 }, 120_000);
 
+/** Everything that is done behind the requests. */
+async function inBackground(): Promise<void> {
+  const { plans, outbox } = alpineOf(at);
+  const { config, now } = at.app.deps;
+  const { signal } = new AbortController();
+  const db = () => at.db();
+  const common = { db, now, signal };
+  const news = { reference: "a signal", title: "T", body: "B", details: {}, fromMs: 0 };
+  await fanOut({ ...common, plans, accountsAtOnce: 20_000 }, news);
+  await tellExpiring(db, now(), signal);
+  await sendDue({ config, db, outbox, now });
+  await forgetAll(db, now(), signal);
+  await forgetDeliveries(db, plans, now(), signal);
+}
+
 /** As many users and keys at once as a busy server has seen. */
 async function flushMany(): Promise<void> {
   const keys = new Map<string, number>();
@@ -181,6 +209,14 @@ async function flushMany(): Promise<void> {
   const credentials = { takeUsed: () => keys };
   const log = createLog("silent");
   await new Usage({ credentials, meters, log, db: () => at.db() }).flush();
+}
+
+/** Some notifications of a user, among those of many others. */
+async function tellMany(userId: string): Promise<void> {
+  for (let n = 0; n < 5; n += 1) {
+    const news = { kind: "payment_failed", reference: `${n}`, title: "T", body: "B" } as const;
+    await at.db().transaction((tx) => notify(tx, at.clock.ms, { userId, ...news, details: {} }));
+  }
 }
 
 const idOf = (n: number): string => `0190a7c0-0000-7000-8000-${n.toString(16).padStart(12, "0")}`;
@@ -290,6 +326,21 @@ async function driveAll(call: Call): Promise<void> {
   await call(200, "GET", `/api/keys?limit=1&cursor=${keyCursor}`, undefined, token);
   await call(200, "GET", `/api/keys/${keyId}`, undefined, token);
   await call(204, "DELETE", `/api/keys/${keyId}`, undefined, token);
+
+  await tellMany(userId);
+  const notices = "/api/notifications";
+  const told = await call(200, "GET", `${notices}?limit=1`, undefined, token);
+  for (const filter of ["", "unread=true&", "unread=false&", "kind=payment_failed&"]) {
+    await call(200, "GET", `${notices}?${filter}limit=2`, undefined, token);
+  }
+  await call(200, "GET", `${notices}?limit=1&cursor=${told["next_cursor"]}`, undefined, token);
+  await call(200, "GET", `${notices}/unread-count`, undefined, token);
+  const [{ id: noticeId }] = told["notifications"] as unknown as [{ id: string }];
+  await call(200, "POST", `${notices}/${noticeId}/read`, undefined, token);
+  await call(200, "POST", `${notices}/read-all`, undefined, token);
+  await call(200, "GET", `${notices}/preferences`, undefined, token);
+  const wanted = { key_expiring: { in_app: true, email: true } };
+  await call(200, "PUT", `${notices}/preferences`, wanted, token);
 
   await call(200, "GET", "/api/users/profile", undefined, token);
   const moved = "elsewhere@example.com";

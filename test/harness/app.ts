@@ -77,6 +77,8 @@ export async function openApp(options: AppOptions = {}): Promise<App> {
           ARGO_WRITE_TOKEN: `${WRITE_TOKEN},${OTHER_WRITE_TOKEN}`,
           RATE_LIMIT_PER_MINUTE: "1000000000",
           SHUTDOWN_DELAY_SECONDS: "0",
+          // They go by the real clock; a test that is about them says so.
+          BACKGROUND_TASKS: "false",
           ...options.env,
         },
         options.role ?? "argo",

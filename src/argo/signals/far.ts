@@ -2,6 +2,7 @@ import { AppError } from "../../errors";
 import { Gate } from "../../platform/gate";
 import { Thread } from "../../platform/thread";
 import type { ReceivedSignal, Signal } from "./signal";
+import type { PremiumStep } from "./reader.worker";
 import type { Sight } from "./sight";
 import type { Seek, SignalReader } from "./store";
 import type { Page, Walk } from "./walk";
@@ -18,6 +19,8 @@ const slicesWaitingMax = 10_000;
 
 /** Lines of NDJSON without the last line break, and the ids of their rows. */
 export type ExportSlice = { lines: string; ids: number[]; nextId: number | null };
+/** Premium signals of a stretch of the file, in the order of their ids; `shown` are the first. */
+export type PremiumRows = { count: number; shown: ReceivedSignal[]; untilId: number };
 
 type Options = {
   path: string;
@@ -71,6 +74,23 @@ export class FarReader implements AsyncDisposable {
   /** One stretch of the export. */
   slice(...bounds: Parameters<SignalReader["slice"]>): Promise<ExportSlice> {
     return this.#slices.run(() => this.#thread.call<ExportSlice>("slice", bounds));
+  }
+
+  /**
+   * All premium signals after an id, the first few of them wholly, and where the file ended then.
+   * @throws AppError 503.
+   */
+  async premiumAfter(sinceId: number, shownMax: number): Promise<PremiumRows> {
+    const found: PremiumRows = { count: 0, shown: [], untilId: sinceId };
+    for (;;) {
+      const step = await this.#slices.run(() =>
+        this.#thread.call<PremiumStep>("premium", [found.untilId, farRowsMax, shownMax]),
+      );
+      found.count += step.count;
+      found.shown = [...found.shown, ...step.shown].slice(0, shownMax);
+      found.untilId = step.untilId;
+      if (!step.more) return found;
+    }
   }
 
   /**

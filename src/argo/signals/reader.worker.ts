@@ -1,5 +1,6 @@
 import { serveThread } from "../../platform/thread";
-import type { ExportSlice } from "./far";
+import type { ExportSlice, PremiumRows } from "./far";
+import { PREMIUM_CONFIDENCE } from "./layout";
 import type { Sight } from "./sight";
 import { SignalCounts } from "./stats";
 import { SignalReader } from "./store";
@@ -7,6 +8,7 @@ import type { Walk } from "./walk";
 
 /** Views whose counts are kept, to be added to. */
 const viewsCounted = 8;
+export type PremiumStep = PremiumRows & { more: boolean };
 
 /** The reader of a second thread, for what may visit many rows. Opened at the first call. */
 serveThread(({ path }: { path: string }) => {
@@ -23,6 +25,16 @@ serveThread(({ path }: { path: string }) => {
       const { rows, nextId } = fresh().slice(...bounds);
       const lines = rows.map((row) => JSON.stringify(row)).join("\n");
       return { lines, ids: rows.map(({ id }) => id), nextId };
+    },
+    premium: ([sinceId, limit, shownMax]: [number, number, number]): PremiumStep => {
+      const { rows, nextId } = fresh().slice(sinceId, Number.MAX_SAFE_INTEGER, limit, null);
+      const premium = rows.filter(({ confidence }) => (confidence ?? 0) >= PREMIUM_CONFIDENCE);
+      return {
+        count: premium.length,
+        shown: premium.slice(0, shownMax),
+        untilId: rows.at(-1)?.id ?? sinceId,
+        more: nextId !== null,
+      };
     },
     seek: (bounds: Parameters<SignalReader["seek"]>) => fresh().seek(...bounds),
     stats: ([view, sight]: [string, Sight]) => {
