@@ -3,7 +3,7 @@ import { HTTPException } from "hono/http-exception";
 import { getPath } from "hono/utils/url";
 import { createPoll, latestPath, subscribedPath } from "./argo/signals/poll";
 import { signalRoutes } from "./argo/signals/routes";
-import type { Deps } from "./deps";
+import { argoOf, type Deps } from "./deps";
 import { AppError, SetupError } from "./errors";
 import { docsRoutes } from "./http/docs";
 import { createEdge } from "./http/edge";
@@ -38,7 +38,7 @@ const methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
 
 /** The whole application: every mount, in order, inside the edge that all requests pass. */
 export function createApp(deps: Deps) {
-  const { config, log, metrics, argo, alpine, redis, admission, now, state } = deps;
+  const { config, log, metrics, argo, remote, alpine, redis, admission, now, state } = deps;
   const draining = () => state.draining;
   const tellRefusal = createRefusalLog(log, deps.now);
   const app = new OpenAPIHono<AppEnv>({
@@ -46,21 +46,18 @@ export function createApp(deps: Deps) {
     router: new KnownPaths(),
   });
 
+  const signals = remote?.signals;
   const meters = alpine?.meters ?? null;
   const polling = { config, admission, metrics, meters, draining, refuse };
+  const latest = signals?.polled(latestPath) ?? argoOf(deps).answers;
+  const subscribed = signals?.polled(subscribedPath) ?? argoOf(deps).subscribed;
+  const permit = mustHavePlan;
   const polls = new Map([
-    [latestPath, createPoll({ ...polling, path: latestPath, answers: argo.answers })],
-    [
-      subscribedPath,
-      createPoll({
-        ...polling,
-        path: subscribedPath,
-        answers: argo.subscribed,
-        permit: mustHavePlan,
-      }),
-    ],
+    [latestPath, createPoll({ ...polling, path: latestPath, answers: latest })],
+    [subscribedPath, createPoll({ ...polling, path: subscribedPath, answers: subscribed, permit })],
   ]);
-  app.route("/", signalRoutes({ config, argo, admission, metrics, polls }));
+  if (argo) app.route("/", signalRoutes({ config, argo, admission, metrics, polls }));
+  if (signals) app.route("/", remote.routes({ config, signals, admission, polls }));
   app.route(
     "/",
     operationRoutes({
@@ -68,7 +65,8 @@ export function createApp(deps: Deps) {
       metrics,
       now: deps.now,
       ready: () => (state.draining ? "draining" : state.started ? null : "starting"),
-      signalsFault: () => argo.fault(),
+      signalsFault: async () => (argo ? argo.fault() : ((await signals?.fault())?.detail ?? null)),
+      critical: argo ? "signals" : "database",
       accounts: async () => {
         // Nothing else may be asking it just now.
         await redis?.attempt((client) => client.ping());

@@ -70,6 +70,15 @@ const url = (...protocols: string[]) =>
     )
     .refine(isDecodable, "has a % that stands for nothing: write each of a password as %25");
 
+/** Without a name or password, which a URL shows in logs, and without what stands after a path. */
+const argoUrl = url("http:", "https:")
+  .refine((text) => {
+    const { username, password, search, hash } = URL.parse(text) ?? {};
+    return !username && !password && !search && !hash;
+  }, "must be an address alone: the token goes into ARGO_READ_TOKEN")
+  .transform((text) => text.replace(/\/+$/, ""))
+  .optional();
+
 function isDecodable(text: string): boolean {
   try {
     decodeURIComponent(text);
@@ -110,6 +119,8 @@ export const Variables = z.object({
   REDIS_PASSWORD: z.string().min(1).optional(),
   CACHE_TTL: z.string().default("300").pipe(count(1, 86_400)),
   JWT_SECRET: z.string().default("").pipe(secrets),
+  ARGO_URL: argoUrl,
+  EXTERNAL_SIGNAL_API_URL: argoUrl,
   PUBLIC_URL: url("http:", "https:").optional(),
   SMTP_URL: url("smtp:", "smtps:").optional(),
   MAIL_FROM: z.string().min(3).default("argo-alpine@localhost"),
@@ -122,8 +133,11 @@ export const Variables = z.object({
   BACKGROUND_TASKS: z.string().default("true").pipe(flag),
 });
 
-/** Which planes a process runs: `argo` serves signals and knows no accounts. */
-export const roles = ["all", "argo"] as const;
+/**
+ * Which planes a process runs: `argo` serves signals and knows no accounts, `alpine` has accounts
+ * and fetches its signals from an argo elsewhere.
+ */
+export const roles = ["all", "argo", "alpine"] as const;
 export type Role = (typeof roles)[number];
 
 export type Config = Readonly<{
@@ -140,6 +154,8 @@ export type Config = Readonly<{
   writeTokens: readonly string[];
   readTokens: readonly string[];
   metricsTokens: readonly string[];
+  /** Where argo is, for the role `alpine`; null for those that have the signals themselves. */
+  argoUrl: string | null;
   corsOrigins: ReadonlySet<string>;
   trustProxyHops: number;
   rateLimitPerMinute: number;
@@ -216,6 +232,7 @@ export function readConfig(env: Record<string, string | undefined>, role: Role =
     writeTokens: v.ARGO_WRITE_TOKEN,
     readTokens: v.ARGO_READ_TOKEN,
     metricsTokens: v.METRICS_TOKEN,
+    argoUrl: role === "alpine" ? (v.ARGO_URL ?? v.EXTERNAL_SIGNAL_API_URL ?? null) : null,
     corsOrigins: new Set([...v.FRONTEND_URL, ...v.CORS_ORIGINS]),
     trustProxyHops: v.TRUST_PROXY,
     rateLimitPerMinute: v.RATE_LIMIT_PER_MINUTE,
@@ -256,6 +273,7 @@ function redisUrl(v: z.infer<typeof Variables>): string | null {
 /** What the variables say together. @throws SetupError that names the fix. */
 function mustFit(role: Role, v: z.infer<typeof Variables>): void {
   if (role === "argo") return;
+  if (role === "alpine") mustReachArgo(v);
   if (v.DATABASE_URL !== undefined && v.JWT_SECRET.length === 0) {
     throw new SetupError(
       "DATABASE_URL needs a JWT_SECRET: processes that share accounts must share it.",
@@ -274,6 +292,20 @@ function mustFit(role: Role, v: z.infer<typeof Variables>): void {
       "Set SMTP_URL, such as smtps://user:password@mail.example.com.",
     );
   }
+}
+
+function mustReachArgo(v: z.infer<typeof Variables>): void {
+  if ((v.ARGO_URL ?? v.EXTERNAL_SIGNAL_API_URL) === undefined) {
+    throw new SetupError(
+      "The role alpine needs to know where argo is.",
+      "Set ARGO_URL, such as http://10.0.0.5:3000, or say --role all to serve a signal file here.",
+    );
+  }
+  if (v.ARGO_READ_TOKEN.length > 0) return;
+  throw new SetupError(
+    "The role alpine needs a token that argo knows.",
+    "Set ARGO_READ_TOKEN to the same value on both sides.",
+  );
 }
 
 function readSecretFile(given: Record<string, string | undefined>, name: string): void {

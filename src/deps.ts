@@ -1,7 +1,9 @@
 import type { Alpine, AlpineOptions } from "./alpine/alpine";
 import type { Background } from "./alpine/background";
 import type { mountAlpine } from "./alpine/routes";
-import { Argo } from "./argo/argo";
+import type { RemoteSignals } from "./alpine/signals/remote";
+import type { remoteRoutes } from "./alpine/signals/routes";
+import { Argo, type ArgoOptions } from "./argo/argo";
 import type { Config } from "./config";
 import { Admission } from "./http/admit";
 import { Guard } from "./http/guard";
@@ -20,7 +22,9 @@ export type Deps = AsyncDisposable & {
   metrics: Metrics;
   /** The clock, milliseconds since the epoch. */
   now: () => number;
-  argo: Argo;
+  /** Null for the role `alpine`, which has `remote` instead. */
+  argo: Argo | null;
+  remote: { signals: RemoteSignals; routes: typeof remoteRoutes } | null;
   /** Null for the role `argo`, which loads nothing of it, its routes included. */
   alpine: Alpine | null;
   mountAlpine: typeof mountAlpine | null;
@@ -28,6 +32,12 @@ export type Deps = AsyncDisposable & {
   admission: Admission;
   state: { started: boolean; draining: boolean };
 };
+
+/** Of a process that has the signals itself, which `demo` and others know that they are. */
+export function argoOf({ argo }: Pick<Deps, "argo">): Argo {
+  if (argo) return argo;
+  throw new Error("a process of the role alpine has no signals of its own");
+}
 
 export type Overrides = {
   now?: () => number;
@@ -63,20 +73,22 @@ export async function openDeps(config: Config, overrides: Overrides = {}): Promi
     now,
     showLinks: overrides.showLinks ?? false,
   });
-  const argo = await Argo.open({
+  const synchronous = overrides.synchronous ?? "FULL";
+  const signals = await openSignals({
     config,
     log,
     metrics,
     now,
     beforeWriting,
-    synchronous: overrides.synchronous ?? "FULL",
+    synchronous,
   }).catch(async (error: unknown) => {
     await accounts[Symbol.asyncDispose]();
     throw error;
   });
+  const { argo, remote } = signals;
   const { alpine, redis } = accounts;
   const shared = redis && (await shareLimit(limiter, redis));
-  watchAll(metrics, { argo, alpine, redis, limiter, shared });
+  watchAll(metrics, { argo, remote: remote?.signals ?? null, alpine, redis, limiter, shared });
   const tasks = alpine && config.backgroundTasks ? { config, log, now, alpine, argo } : null;
   const background = tasks && inBackground(tasks);
   return {
@@ -85,6 +97,7 @@ export async function openDeps(config: Config, overrides: Overrides = {}): Promi
     metrics,
     now,
     argo,
+    remote,
     alpine,
     mountAlpine: accounts.mountAlpine,
     redis,
@@ -92,7 +105,8 @@ export async function openDeps(config: Config, overrides: Overrides = {}): Promi
     state: { started: false, draining: false },
     [Symbol.asyncDispose]: async () => {
       await background?.[Symbol.asyncDispose]();
-      await argo[Symbol.asyncDispose]();
+      await argo?.[Symbol.asyncDispose]();
+      remote?.signals[Symbol.dispose]();
       await shared?.[Symbol.asyncDispose]();
       await accounts[Symbol.asyncDispose]();
     },
@@ -106,10 +120,9 @@ const loadAfterMs = 100;
 
 /** Starts behind accounts, which start behind the listener. */
 function inBackground({ argo, ...common }: Tasks): AsyncDisposable {
-  const { reader, far } = argo;
-  const signals = {
-    headId: () => reader.look().maxId,
-    after: (id: number, shownMax: number) => far.premiumAfter(id, shownMax),
+  const signals = argo && {
+    headId: () => argo.reader.look().maxId,
+    after: (id: number, shownMax: number) => argo.far.premiumAfter(id, shownMax),
   };
   let ended = false;
   const begin = async (): Promise<Background | null> => {
@@ -137,6 +150,18 @@ function inBackground({ argo, ...common }: Tasks): AsyncDisposable {
 async function shareLimit(limiter: SlidingWindow, redis: Redis): Promise<SharedLimit> {
   const { SharedLimit } = await import("./http/share");
   return new SharedLimit(limiter, redis);
+}
+
+/** The signal file, or for the role `alpine` an argo elsewhere that has it. */
+async function openSignals(options: ArgoOptions): Promise<Pick<Deps, "argo" | "remote">> {
+  const { argoUrl: url, cache, readTokens } = options.config;
+  if (url === null) return { argo: await Argo.open(options), remote: null };
+  const [{ RemoteSignals }, { remoteRoutes }] = await Promise.all([
+    import("./alpine/signals/remote"),
+    import("./alpine/signals/routes"),
+  ]);
+  const signals = new RemoteSignals({ url, token: readTokens[0] ?? "", cache });
+  return { argo: null, remote: { signals, routes: remoteRoutes } };
 }
 
 type Accounts = AsyncDisposable & Pick<Deps, "alpine" | "mountAlpine" | "redis">;

@@ -1,4 +1,5 @@
 import type { Alpine } from "./alpine/alpine";
+import type { RemoteSignals } from "./alpine/signals/remote";
 import type { Argo } from "./argo/argo";
 import type { SlidingWindow } from "./http/limit";
 import type { SharedLimit } from "./http/share";
@@ -7,7 +8,8 @@ import type { Metrics } from "./platform/metrics";
 import type { Redis } from "./platform/redis";
 
 type Watched = {
-  argo: Argo;
+  argo: Argo | null;
+  remote: RemoteSignals | null;
   alpine: Alpine | null;
   redis: Redis | null;
   limiter: SlidingWindow;
@@ -18,28 +20,44 @@ type Row = [type: "counter" | "gauge", name: string, help: string, read: () => n
 
 /** Metrics whose values somebody else keeps: read when they are scraped. */
 export function watchAll(metrics: Metrics, watched: Watched): void {
-  const { argo, alpine, redis, limiter, shared } = watched;
-  const { answers, reader, writer } = argo;
+  const { argo, remote, alpine, redis, limiter, shared } = watched;
   const limits = [limiter, ...Object.values(alpine?.windows ?? {})];
   const sum = (of: (limit: { asked: number; refused: number }) => number) =>
     limits.reduce((total, limit) => total + of(limit), 0);
   const rows: Row[] = [
     ["counter", "rate_limit_requests_total", "Times a limit was asked.", () => sum((l) => l.asked)],
     ["counter", "rate_limit_exceeded_total", "Times one refused.", () => sum((l) => l.refused)],
-    ["counter", "argo_answers_reused_total", "Polls answered from bytes.", () => answers.reused],
-    ["counter", "argo_answers_made_total", "Polls answered from the file.", () => answers.made],
     ["counter", "argo_log_dropped_total", "Lines nobody read in time.", () => droppedLines],
-    ["gauge", "argo_answers_bytes", "Bytes of answers held.", () => answers.bytes],
-    ["gauge", "argo_head_id", "Highest id in the signal file.", () => reader.head.maxId],
-    ["counter", "argo_commits_total", "Group commits of the writer.", () => writer.commits],
-    ["gauge", "argo_ingest_waiting_requests", "Posts that wait.", () => writer.waiting],
-    [
-      "gauge",
-      "argo_future_dated_signals",
-      "Newest signals dated more than 300 s ahead, at most 100 counted: they pin the top.",
-      () => argo.futureDated,
-    ],
   ];
+  if (argo) {
+    const { answers, reader, writer } = argo;
+    rows.push(
+      ["counter", "argo_answers_reused_total", "Polls answered from bytes.", () => answers.reused],
+      ["counter", "argo_answers_made_total", "Polls answered from the file.", () => answers.made],
+      ["gauge", "argo_answers_bytes", "Bytes of answers held.", () => answers.bytes],
+      ["gauge", "argo_head_id", "Highest id in the signal file.", () => reader.head.maxId],
+      ["counter", "argo_commits_total", "Group commits of the writer.", () => writer.commits],
+      ["gauge", "argo_ingest_waiting_requests", "Posts that wait.", () => writer.waiting],
+      [
+        "gauge",
+        "argo_future_dated_signals",
+        "Newest signals dated more than 300 s ahead, at most 100 counted: they pin the top.",
+        () => argo.futureDated,
+      ],
+    );
+  }
+  if (remote) {
+    const { upstream } = remote;
+    rows.push(
+      ["gauge", "remote_circuit_open", "1 while argo is away.", () => Number(upstream.open)],
+      ["counter", "remote_requests_total", "Requests sent to argo.", () => upstream.requests],
+      ["counter", "remote_failures_total", "Those that failed.", () => upstream.failures],
+      ["counter", "remote_retries_total", "Those sent once more.", () => upstream.retries],
+      ["counter", "remote_joined_total", "Answers shared by readers.", () => remote.joined],
+      ["counter", "remote_revalidated_total", "Found unmodified.", () => remote.revalidated],
+      ["gauge", "remote_answers_bytes", "Bytes of answers held.", () => remote.bytes],
+    );
+  }
   if (alpine) {
     const { changes, credentials, meters, usage } = alpine;
     rows.push(

@@ -158,6 +158,11 @@ describe("what is refused, by its name", () => {
     ["SMTP_URL", ["http://hidden@mail.example", "hidden"]],
     ["REQUIRE_VERIFIED_EMAIL", ["x", "true"]],
     ["EMBEDDED", ["x"]],
+    [
+      "ARGO_URL",
+      ["a.example", "ftp://a.example", "http://u:hidden@a.example", "http://a/?hidden=1"],
+    ],
+    ["EXTERNAL_SIGNAL_API_URL", ["x"]],
   ];
   const cases = bad.flatMap(([name, values]) => values.map((value) => [name, value] as const));
   test.each(cases)("%s=%s", (name, value) => {
@@ -171,6 +176,35 @@ describe("what is refused, by its name", () => {
   test("all of them at once", () => {
     const error = refused({ PORT: "x", DEBUG: "x", SIGNALS_ACCESS: "x" });
     for (const name of ["PORT", "DEBUG", "SIGNALS_ACCESS"]) expect(error.message).toContain(name);
+  });
+});
+
+describe("the role alpine", () => {
+  const read = (env: Record<string, string>) => readConfig(env, "alpine");
+  const given = { ARGO_READ_TOKEN: TOKEN };
+
+  test("knows where argo is, by the new name or the old", () => {
+    expect(read({ ...given, ARGO_URL: "http://a:1/x/" }).argoUrl).toBe("http://a:1/x");
+    const old = { EXTERNAL_SIGNAL_API_URL: "https://b" };
+    expect(read({ ...given, ...old }).argoUrl).toBe("https://b");
+    expect(read({ ...given, ...old, ARGO_URL: "http://a" }).argoUrl).toBe("http://a");
+    expect(readConfig({ ...given, ARGO_URL: "http://a" }).argoUrl).toBeNull();
+    expect(readConfig({ ARGO_URL: "http://a" }, "argo").argoUrl).toBeNull();
+  });
+
+  test("does not start without", () => {
+    for (const [env, name] of [
+      [given, "ARGO_URL"],
+      [{ ARGO_URL: "http://a" }, "ARGO_READ_TOKEN"],
+    ] as const) {
+      try {
+        read(env);
+        throw new Error("it was taken");
+      } catch (error) {
+        expect(error).toBeInstanceOf(SetupError);
+        expect((error as SetupError).fix).toContain(name);
+      }
+    }
   });
 });
 

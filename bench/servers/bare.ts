@@ -1,6 +1,6 @@
 import type { Variant } from "../../src/argo/signals/variant";
 import { readConfig } from "../../src/config";
-import { openDeps } from "../../src/deps";
+import { argoOf, openDeps } from "../../src/deps";
 import { fullView } from "../../src/http/entitlement";
 
 /**
@@ -9,7 +9,7 @@ import { fullView } from "../../src/http/entitlement";
  */
 const config = readConfig(process.env, "argo");
 await using deps = await openDeps(config);
-const { answers } = deps.argo;
+const { answers } = argoOf(deps);
 
 const server = Bun.serve({
   hostname: config.host,

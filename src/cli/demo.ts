@@ -6,7 +6,7 @@ import { endSessions } from "../alpine/auth/sessions";
 import { insertUser, lockUserByEmail, newUser, updateUser } from "../alpine/users/store";
 import type { Argo } from "../argo/argo";
 import type { Config } from "../config";
-import type { Deps } from "../deps";
+import { argoOf, type Deps } from "../deps";
 import { makeDirectory } from "../platform/directory";
 import { ownDirectory } from "../platform/lock";
 import { layHistory } from "./demo-history";
@@ -27,7 +27,8 @@ export async function demo(config: Config, writeToken: string): Promise<void> {
   using _owner = ownDirectory(config.dataDir);
   await layHistory(config.signalsDb);
   await using running = await start(config, { showLinks: true });
-  const { argo, now } = running.deps;
+  const { now } = running.deps;
+  const argo = argoOf(running.deps);
   const timer = setInterval(() => {
     post(argo, synthetic(lastPrice(argo), now())).catch((error: unknown) => {
       running.deps.log.warn({ reason: String(error) }, "demo signal not written");

@@ -15,6 +15,8 @@ import { grouped, type Output, seconds } from "./output";
 export type DoctorOptions = { quick?: boolean };
 
 const adoptFix = "Run `argo-alpine migrate`.";
+const argoFix =
+  "See that it runs, that ARGO_URL leads there, and that ARGO_READ_TOKEN is one of its own.";
 const restoreFix = "Stop the server and run `argo-alpine restore BACKUP`.";
 const sqliteSound = "3.51.3";
 const futureShownMax = 5;
@@ -45,14 +47,30 @@ async function examine(configOf: () => Promise<Config>, options: DoctorOptions):
     return [fail("configuration", error.message, error.fix)];
   }
   return [
-    ok("configuration", `readable; the signal file is ${config.signalsDb}`),
-    directory(config),
-    ...file(config, options),
-    ...(await sqlite()),
+    ...(config.argoUrl === null
+      ? await signalsHere(config, options)
+      : await signalsElsewhere(config, config.argoUrl)),
     await port(config),
-    space(config),
     ...access(config),
     ...(await accounts(config)),
+  ];
+}
+
+const signalsHere = async (config: Config, options: DoctorOptions): Promise<Check[]> => [
+  ok("configuration", `readable; the signal file is ${config.signalsDb}`),
+  directory(config),
+  ...file(config, options),
+  ...(await sqlite()),
+  space(config),
+];
+
+async function signalsElsewhere(config: Config, url: string): Promise<Check[]> {
+  const { RemoteSignals } = await import("../alpine/signals/remote");
+  using remote = new RemoteSignals({ url, token: config.readTokens[0] ?? "", cache: false });
+  const fault = await remote.fault();
+  return [
+    ok("configuration", `readable; signals come from ${url}`),
+    fault === null ? ok("argo", `${url} answers`) : fail("argo", `${url}: ${fault.cause}`, argoFix),
   ];
 }
 
@@ -383,17 +401,20 @@ function space({ signalsDb }: Config): Check {
 }
 
 function access(config: Config): Check[] {
-  const { access: mode, host, readTokens, writeTokens } = config;
+  const { access: mode, argoUrl, host, readTokens, writeTokens } = config;
   const checks: Check[] = [];
-  checks.push(
-    writeTokens.length > 0
-      ? ok("writing", `${writeTokens.length} write token(s)`)
-      : warn(
-          "writing",
-          "no write token: nobody can post signals; only the engine's file counts",
-          "Set ARGO_WRITE_TOKEN where producers post over HTTP.",
-        ),
-  );
+  if (argoUrl !== null) checks.push(ok("writing", "producers post to argo"));
+  else if (writeTokens.length > 0)
+    checks.push(ok("writing", `${writeTokens.length} write token(s)`));
+  else {
+    checks.push(
+      warn(
+        "writing",
+        "no write token: nobody can post signals; only the engine's file counts",
+        "Set ARGO_WRITE_TOKEN where producers post over HTTP.",
+      ),
+    );
+  }
   if (mode === "open" && !isLoopback(host)) {
     checks.push(
       warn(

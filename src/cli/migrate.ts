@@ -7,6 +7,10 @@ type Step = { step: string; duration_ms: number } & Record<string, unknown>;
 
 /** Brings the signal file and the accounts up to date, and says what that took. Safe to repeat. */
 export async function migrate(config: Config, output: Output): Promise<void> {
+  if (config.role === "alpine") {
+    const accounts = await migrateAccounts(config);
+    return output.result({ migrations: accounts?.migrations }, `accounts: ${accounts?.said}`);
+  }
   const { signalsDb } = config;
   const begun = performance.now();
   const steps: Step[] = [];

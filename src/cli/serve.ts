@@ -45,7 +45,8 @@ export async function start(config: Config, overrides: Overrides = {}): Promise<
   if (config.access === "key" && config.readTokens.length === 0 && config.role === "argo") {
     log.warn("a token is needed to read and there is none: set ARGO_READ_TOKEN");
   }
-  log.info({ url, version, role: config.role, signals: config.signalsDb }, "listening");
+  const signals = config.argoUrl ?? config.signalsDb;
+  log.info({ url, version, role: config.role, signals }, "listening");
   return {
     url,
     deps,

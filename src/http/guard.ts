@@ -53,6 +53,12 @@ export function mustHavePlan({ principal, view }: Pick<Exchange, "principal" | "
   throw new AppError("unauthorized", "A session or a key of an account is needed.", challenge);
 }
 
+/** Lets those pass whose plan includes the export. @throws AppError 403. */
+export function mustHaveExport({ principal }: Pick<Exchange, "principal">): void {
+  if (principal?.account?.entitlement.export !== false) return;
+  throw new AppError("forbidden", "The plan of this account does not include the export.");
+}
+
 type Token = Principal & { digest: Uint8Array };
 
 const remembered = 1_000;

@@ -16,8 +16,10 @@ type Deps = {
   now: () => number;
   /** Null while the server drains or has not started once. */
   ready: () => string | null;
-  /** Why the signal file is unfit; null when it is fit. */
+  /** Why signals cannot be had; null when they can. */
   signalsFault: () => Promise<string | null>;
+  /** That without which this server is of no use. */
+  critical: "signals" | "database";
   /** What accounts stand on. */
   accounts: () => Promise<{ database: CheckState; redis: CheckState }>;
 };
@@ -40,7 +42,7 @@ const json = <T extends z.ZodType>(schema: T, description: string) => ({
 
 /** What operators and their tools ask: none of it is limited, and /livez needs nothing at all. */
 export function operationRoutes(deps: Deps) {
-  const { config, metrics, now, ready, signalsFault } = deps;
+  const { config, metrics, now, ready, signalsFault, critical } = deps;
   const tags = ["operations"];
   const live = createRoute({
     method: "get",
@@ -54,7 +56,7 @@ export function operationRoutes(deps: Deps) {
     tags,
     responses: {
       200: json(State, "Traffic is welcome"),
-      503: json(State, "Starting, draining, or the signal file is unfit"),
+      503: json(State, "Starting, draining, or what it stands on is unfit"),
     },
   });
   const health = createRoute({
@@ -83,10 +85,16 @@ export function operationRoutes(deps: Deps) {
     },
   });
 
+  const criticalFault = async (): Promise<string | null> => {
+    if (critical === "signals") return signalsFault();
+    const { database } = await deps.accounts();
+    return database === "healthy" ? null : "The database cannot be used.";
+  };
+
   return new OpenAPIHono<AppEnv>()
     .openapi(live, (c) => c.json({ status: "live" }, 200))
     .openapi(readiness, async (c) => {
-      const reason = ready() ?? (await signalsFault());
+      const reason = ready() ?? (await criticalFault());
       return reason === null
         ? c.json({ status: "ready" }, 200)
         : c.json({ status: reason }, 503, { "Retry-After": "1" });
@@ -96,7 +104,7 @@ export function operationRoutes(deps: Deps) {
       const signals: CheckState = (await signalsFault()) === null ? "healthy" : "unhealthy";
       const checks = { signals, ...(await deps.accounts()) };
       const body = {
-        status: statusOf(checks),
+        status: statusOf(checks, critical),
         checks,
         timestamp: new Date(now()).toISOString(),
         version,
@@ -118,14 +126,11 @@ export function operationRoutes(deps: Deps) {
     });
 }
 
-/** Without accounts signals still flow: that is no more than a degraded server. */
-function statusOf({
-  signals,
-  database,
-  redis,
-}: Record<"signals" | "database" | "redis", CheckState>) {
-  if (signals === "unhealthy") return "unhealthy" as const;
-  return database === "unhealthy" || redis === "unhealthy"
-    ? ("degraded" as const)
-    : ("healthy" as const);
+/** Without accounts signals still flow, or the other way round: a degraded server, and no more. */
+function statusOf(
+  checks: Record<"signals" | "database" | "redis", CheckState>,
+  critical: Deps["critical"],
+) {
+  if (checks[critical] === "unhealthy") return "unhealthy" as const;
+  return Object.values(checks).includes("unhealthy") ? ("degraded" as const) : ("healthy" as const);
 }

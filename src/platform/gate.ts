@@ -8,14 +8,15 @@ export class Gate {
   constructor(
     private readonly insideMax: number,
     private readonly waitingMax: number,
+    private readonly full = "Too many long reads are waiting. Try again.",
+    private readonly retryAfterSeconds = 5,
   ) {}
 
   /** @throws AppError 503 when too many wait already. */
   async run<T>(work: () => Promise<T>): Promise<T> {
     if (this.#queue.length >= this.waitingMax) {
-      throw new AppError("unavailable", "Too many long reads are waiting. Try again.", {
-        retryAfterSeconds: 5,
-      });
+      const { retryAfterSeconds } = this;
+      throw new AppError("unavailable", this.full, { retryAfterSeconds });
     }
     if (this.#inside >= this.insideMax) await new Promise<void>((go) => this.#queue.push(go));
     else this.#inside += 1;

@@ -225,6 +225,7 @@ export async function serveAccounts(
   program: Program,
   backend: Backend,
   env: Record<string, string> = {},
+  role = "all",
 ): Promise<ServedAccounts> {
   await using cleanup = new AsyncDisposableStack();
   const dir = cleanup.use(tempDir());
@@ -233,7 +234,7 @@ export async function serveAccounts(
   const cache = backend === "postgres+redis" ? cleanup.use(await redis()) : null;
   const server = cleanup.use(
     await startServer({
-      role: "all",
+      role,
       cwd: dir.path,
       ...(program === "binary" && { binary: join(import.meta.dir, "../../dist/argo-alpine") }),
       env: {

@@ -2,6 +2,7 @@
 import { Database } from "bun:sqlite";
 import { copyFileSync } from "node:fs";
 import { join } from "node:path";
+import type { Argo } from "../../src/argo/argo.ts";
 import { createApp } from "../../src/app.ts";
 import { readConfig, type Role } from "../../src/config.ts";
 import { openDeps, type Deps } from "../../src/deps.ts";
@@ -36,7 +37,8 @@ export interface AppOptions {
 type Headers = Record<string, string>;
 
 export interface App extends AsyncDisposable {
-  deps: Deps;
+  /** Signals of its own included: the role `alpine` is not opened here. */
+  deps: Deps & { argo: Argo };
   /** What a bare `fetch` handler sees; without a listener unless `listen` was called. */
   fetch: ReturnType<typeof createApp>["fetch"];
   routes: ReturnType<typeof createApp>["routes"];
@@ -108,7 +110,7 @@ export async function openApp(options: AppOptions = {}): Promise<App> {
   const get = (at: string, headers: Headers = {}): Promise<Response> =>
     send(new Request(`http://argo.test${at}`, { headers }));
   return {
-    deps,
+    deps: deps as App["deps"],
     fetch,
     routes,
     dir: path,

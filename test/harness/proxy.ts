@@ -5,6 +5,8 @@ export interface TcpProxy extends AsyncDisposable {
   port: number;
   /** Connections open at present. */
   open(): number;
+  /** Connections taken since the start. */
+  accepted(): number;
   /** Resets every connection, and new ones as they come. */
   cut(): void;
   /** Holds each piece back so long, in both directions; the order stays. */
@@ -22,6 +24,7 @@ export async function tcpProxy(target: { host?: string; port: number }): Promise
   const sockets = new Set<Socket>();
   let mode: "open" | "cut" | "blackhole" = "open";
   let delayMs = 0;
+  let accepted = 0;
 
   const keep = (socket: Socket): void => {
     socket.setNoDelay(true);
@@ -44,6 +47,7 @@ export async function tcpProxy(target: { host?: string; port: number }): Promise
   };
 
   const server = createServer({ allowHalfOpen: true }, (client) => {
+    accepted += 1;
     keep(client);
     if (mode === "cut") return void client.resetAndDestroy();
     const upstream = connect({ host, port, allowHalfOpen: true });
@@ -67,6 +71,7 @@ export async function tcpProxy(target: { host?: string; port: number }): Promise
   return {
     port: (server.address() as AddressInfo).port,
     open: () => sockets.size / 2,
+    accepted: () => accepted,
     cut() {
       mode = "cut";
       reset();

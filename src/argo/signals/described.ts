@@ -1,10 +1,11 @@
-import { createRoute, z } from "@hono/zod-openapi";
-import type { MiddlewareHandler } from "hono";
+import { createRoute, type OpenAPIHono, z } from "@hono/zod-openapi";
+import type { Context, MiddlewareHandler } from "hono";
 import type { Config } from "../../config";
 import type { AppEnv } from "../../http/exchange";
 import { NoQuery } from "../../http/fields";
 import { limitedProblems, problems } from "../../http/openapi";
-import { latestPath, subscribedPath } from "./poll";
+import { asking } from "../../http/rights";
+import { latestPath, type Poll, subscribedPath } from "./poll";
 import {
   ExportQuery,
   HashParam,
@@ -148,4 +149,21 @@ export function readRoutes({ pageSizeMax }: Config, read: MiddlewareHandler<AppE
   });
 
   return { latest, subscribed, list, exported, byHash, byId, stats };
+}
+
+/** Mounts the polls by their paths. */
+export function mountPolls(
+  app: OpenAPIHono<AppEnv>,
+  { latest, subscribed }: Pick<ReturnType<typeof readRoutes>, "latest" | "subscribed">,
+  polls: ReadonlyMap<string, Poll>,
+): void {
+  app.openAPIRegistry.registerPath(latest);
+  app.openAPIRegistry.registerPath(subscribed);
+  for (const [path, poll] of polls) {
+    const right = path === subscribedPath ? "plan" : "signals:read";
+    app.get(
+      path,
+      asking(right, (c: Context<AppEnv>) => poll(c.req.raw, c.env)),
+    );
+  }
 }

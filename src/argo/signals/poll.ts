@@ -1,12 +1,11 @@
 import type { Config } from "../../config";
 import type { Admission } from "../../http/admit";
-import { viewHeader, viewText } from "../../http/entitlement";
+import { type View, viewHeader, viewText } from "../../http/entitlement";
 import type { Exchange } from "../../http/exchange";
 import { viewOfReader } from "../../http/guard";
 import type { Meters } from "../../http/meter";
 import { acceptsGzip, allowOrigin } from "../../http/policy";
 import type { Metrics } from "../../platform/metrics";
-import type { Answers } from "./answers";
 import type { Variant } from "./variant";
 
 export const latestPath = "/api/signals/latest";
@@ -14,10 +13,22 @@ export const subscribedPath = "/api/signals/subscribed";
 
 export type Poll = (request: Request, exchange: Exchange) => Response | Promise<Response>;
 
+/** Where the answers come from, which are made by `use` and `fail`. */
+export type AnswerSource = {
+  answer(
+    search: string,
+    gzip: boolean,
+    view: View,
+    exchange: Exchange,
+    use: (variant: Variant, exchange: Exchange) => Response,
+    fail: (error: unknown, exchange: Exchange) => Promise<Response>,
+  ): Response | Promise<Response>;
+};
+
 type Deps = {
   path: string;
   config: Config;
-  answers: Answers;
+  answers: AnswerSource;
   admission: Admission;
   metrics: Metrics;
   meters: Meters | null;

@@ -5,7 +5,7 @@ import type { Config } from "../../config";
 import { AppError } from "../../errors";
 import type { Admission } from "../../http/admit";
 import type { AppEnv } from "../../http/exchange";
-import { viewOfReader } from "../../http/guard";
+import { mustHaveExport, viewOfReader } from "../../http/guard";
 import { asking } from "../../http/rights";
 import { NoQuery } from "../../http/fields";
 import { limitedBody, mustBeJson } from "../../http/json";
@@ -13,10 +13,10 @@ import { problems } from "../../http/openapi";
 import { refuse, strictQuery } from "../../http/validate";
 import type { Metrics } from "../../platform/metrics";
 import type { Argo } from "../argo";
-import { readRoutes } from "./described";
+import { mountPolls, readRoutes } from "./described";
 import { exportSignals } from "./export";
 import { listSignals } from "./list";
-import { type Poll, subscribedPath } from "./poll";
+import type { Poll } from "./poll";
 import { Accepted, SignalIn, SIGNALS_PER_POST_MAX } from "./schema";
 
 const bodyBytesMax = 1024 * 1024;
@@ -38,16 +38,7 @@ export function signalRoutes({ config, argo, admission, metrics, polls }: Deps) 
 
   const { views } = argo;
 
-  app.openAPIRegistry.registerPath(routes.latest);
-  app.openAPIRegistry.registerPath(routes.subscribed);
-  for (const [path, poll] of polls) {
-    app.get(
-      path,
-      asking(path === subscribedPath ? "plan" : "signals:read", (c: Context<AppEnv>) =>
-        poll(c.req.raw, c.env),
-      ),
-    );
-  }
+  mountPolls(app, routes, polls);
 
   app.openapi(routes.list, async (c) => {
     const horizon = views.current(viewOfReader(c.env));
@@ -58,9 +49,7 @@ export function signalRoutes({ config, argo, admission, metrics, polls }: Deps) 
   });
 
   app.openapi(routes.exported, async (c) => {
-    if (c.env.principal?.account?.entitlement.export === false) {
-      throw new AppError("forbidden", "The plan of this account does not include the export.");
-    }
+    mustHaveExport(c.env);
     const horizon = views.current(viewOfReader(c.env));
     const { sight } = horizon;
     const { headId } = await horizon.bounds();

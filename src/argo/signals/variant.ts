@@ -37,8 +37,9 @@ export class Variant {
 
   constructor(
     private readonly shared: AnswerHeaders,
-    { body, etag, head, ids, encoding }: Content,
+    private readonly content: Content,
   ) {
+    const { body, etag, head, ids, encoding } = content;
     this.body = body;
     this.etag = etag;
     this.head = head;
@@ -46,6 +47,11 @@ export class Variant {
     const own = this.#own();
     if (encoding !== undefined) own["Content-Encoding"] = encoding;
     this.full = new StampedHeaders(shared.full, own);
+  }
+
+  /** The same answer under another head: of signals that it does not show. */
+  at(head: number): Variant {
+    return new Variant(this.shared, { ...this.content, head });
   }
 
   /** Headers of a 304: no more than a cache needs (RFC 9110 §15.4.5). */

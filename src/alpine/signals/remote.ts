@@ -1,0 +1,256 @@
+import { z } from "zod";
+import { type AnswerSource, latestPath } from "../../argo/signals/poll";
+import { AnswerHeaders, Variant } from "../../argo/signals/variant";
+import { AppError, type ErrorCode } from "../../errors";
+import { fullView, type View, viewHeader, viewText } from "../../http/entitlement";
+import { secureHeaders } from "../../http/policy";
+import { Upstream, type UpstreamAnswer, wholeBody } from "../../platform/fetch";
+
+export type RemoteOptions = {
+  /** Where argo is, without a slash at the end. */
+  url: string;
+  /** A read token that argo knows. */
+  token: string;
+  /** False keeps no answers; they are the same. */
+  cache: boolean;
+};
+
+type Streamed = { body: ReadableStream; head: string };
+type Told = { body: Uint8Array<ArrayBuffer>; ids: readonly number[] };
+type Kept = { variant: Variant; bytes: number };
+
+const away = "Signals are not available at the moment. Try again.";
+const entriesMax = 1_024;
+const bytesMax = 16 * 1024 * 1024;
+const entryBytesMax = 1024 * 1024;
+/** What an entry costs beside its bytes: headers, mostly. */
+const overheadBytes = 4_096;
+
+/** What argo answers when it refuses, as far as it is passed on. */
+const Refusal = z.object({
+  detail: z.string(),
+  code: z.enum(["bad_request", "not_found", "unavailable", "rate_limited"]),
+  errors: z.array(z.object({ field: z.string(), detail: z.string() })).optional(),
+});
+
+/**
+ * The signals of an argo elsewhere, each reader's with the reader's own view. Nothing is ever
+ * answered that argo was not asked for after the question came: answers are kept only to be found
+ * unmodified, and equal questions share a request that is still to be sent, never one under way.
+ */
+export class RemoteSignals implements Disposable {
+  /** Questions that were answered by somebody else's request. */
+  joined = 0;
+  /** Answers that argo found unmodified. */
+  revalidated = 0;
+  readonly upstream: Upstream;
+  readonly #headers = new AnswerHeaders(secureHeaders);
+  readonly #kept = new Map<string, Kept>();
+  readonly #running = new Map<string, Promise<unknown>>();
+  readonly #next = new Map<string, Promise<unknown>>();
+  #bytes = 0;
+
+  constructor(private readonly options: RemoteOptions) {
+    const { url, token } = options;
+    this.upstream = new Upstream({ url, headers: { Authorization: `Bearer ${token}` }, away });
+  }
+
+  /** Bytes of answers held at the moment. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /** The answers to polls of a path. */
+  polled(path: string): AnswerSource {
+    return {
+      answer: (search, gzip, view, exchange, use, fail) =>
+        this.variant(path + search, view, gzip, exchange.requestId).then(
+          (variant) => use(variant, exchange),
+          (error: unknown) => fail(error, exchange),
+        ),
+    };
+  }
+
+  /**
+   * An answer that has an ETag, as it is after this call.
+   * @param path with its query.
+   * @throws AppError what argo refused, or 503.
+   */
+  variant(path: string, view: View, gzip: boolean, requestId: string): Promise<Variant> {
+    const key = `${viewText(view)} ${gzip} ${path}`;
+    return this.#join(key, (until) => this.#current(key, { path, view, gzip, requestId, until }));
+  }
+
+  /** A whole answer as JSON, as it is after this call. @throws AppError what argo refused, or 503. */
+  json(path: string, view: View, requestId: string): Promise<Told> {
+    return this.#join(`${viewText(view)} ${path}`, async (until) => {
+      const headers = { ...askedBy(view, requestId), "Accept-Encoding": "identity" };
+      const answer = await this.upstream.get(path, headers, until);
+      mustBeArgo(answer, view);
+      if (answer.status !== 200) throw refusalOf(answer);
+      return { body: answer.body, ids: idsOf(answer.body) };
+    });
+  }
+
+  /** An answer whose body comes as it is read. @throws AppError what argo refused, or 503. */
+  async stream(path: string, view: View, requestId: string): Promise<Streamed> {
+    const headers = { ...askedBy(view, requestId), "Accept-Encoding": "identity" };
+    const response = await this.upstream.stream(path, headers);
+    try {
+      mustBeArgo(response, view);
+      const head = response.headers.get("signal-head") ?? "";
+      if (response.status === 200) return { body: response.body ?? new Blob([]).stream(), head };
+      const { status, headers } = response;
+      throw refusalOf({ status, headers, body: await wholeBody(response, entryBytesMax) });
+    } catch (error) {
+      if (!response.body?.locked) await response.body?.cancel();
+      throw error;
+    }
+  }
+
+  /** Why signals cannot be had; null when they can. */
+  async fault(): Promise<AppError | null> {
+    try {
+      await this.variant(`${latestPath}?limit=1`, fullView, false, "health-check");
+      return null;
+    } catch (error) {
+      return error instanceof AppError ? error : unlikeArgo(String(error));
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.upstream[Symbol.dispose]();
+  }
+
+  #join<T>(key: string, ask: (until: number) => Promise<T>): Promise<T> {
+    const running = this.#running.get(key) as Promise<T> | undefined;
+    const until = this.upstream.deadline();
+    if (!running) return this.#run(key, () => ask(until));
+    const waiting = this.#next.get(key) as Promise<T> | undefined;
+    if (waiting) {
+      this.joined += 1;
+      return waiting;
+    }
+    const again = (): Promise<T> => {
+      this.#next.delete(key);
+      return this.#run(key, () => ask(until));
+    };
+    const next = running.then(again, again);
+    this.#next.set(key, next);
+    return next;
+  }
+
+  #run<T>(key: string, ask: () => Promise<T>): Promise<T> {
+    const running = ask();
+    this.#running.set(key, running);
+    const done = (): void => {
+      this.#running.delete(key);
+    };
+    running.then(done, done);
+    return running;
+  }
+
+  async #current(key: string, { path, view, gzip, requestId, until }: Question): Promise<Variant> {
+    const held = this.#kept.get(key)?.variant;
+    const headers = {
+      ...askedBy(view, requestId),
+      "Accept-Encoding": gzip ? "gzip" : "identity",
+      ...(held && { "If-None-Match": held.etag }),
+    };
+    const answer = await this.upstream.get(path, headers, until);
+    mustBeArgo(answer, view);
+    const { status } = answer;
+    if (status !== 200 && status !== 304) throw refusalOf(answer);
+    const etag = answer.headers.get("etag");
+    const head = Number(answer.headers.get("signal-head") ?? NaN);
+    if (etag === null || Number.isNaN(head)) throw unlikeArgo("an answer without ETag");
+    if (status === 200) {
+      const encoding = answer.headers.get("content-encoding") ?? undefined;
+      const { body } = answer;
+      const ids = idsOf(body, encoding);
+      const content = { body, etag, head, ids, ...(encoding && { encoding }) };
+      return this.#keep(key, new Variant(this.#headers, content));
+    }
+    if (!held) throw unlikeArgo("304 to what was not held");
+    this.revalidated += 1;
+    // Others have come to the file that this answer does not show.
+    return this.#keep(key, held.head === head ? held : held.at(head));
+  }
+
+  /** The one used longest ago goes first. */
+  #keep(key: string, variant: Variant): Variant {
+    if (!this.options.cache) return variant;
+    this.#drop(key);
+    const bytes = variant.body.length + key.length + overheadBytes;
+    if (bytes > entryBytesMax) return variant;
+    this.#kept.set(key, { variant, bytes });
+    this.#bytes += bytes;
+    for (const oldest of this.#kept.keys()) {
+      if (this.#bytes <= bytesMax && this.#kept.size <= entriesMax) break;
+      this.#drop(oldest);
+    }
+    return variant;
+  }
+
+  #drop(key: string): void {
+    this.#bytes -= this.#kept.get(key)?.bytes ?? 0;
+    this.#kept.delete(key);
+  }
+}
+
+type Question = { path: string; view: View; gzip: boolean; requestId: string; until: number };
+
+const askedBy = (view: View, requestId: string): Record<string, string> => ({
+  [viewHeader]: viewText(view),
+  "X-Request-Id": requestId,
+});
+
+/**
+ * Argo says whose view it answered. Whatever does not, such as a release that knows no views, may
+ * have answered what this reader must not see. @throws AppError 503.
+ */
+function mustBeArgo({ status, headers }: Pick<UpstreamAnswer, "status" | "headers">, view: View) {
+  if (status === 401 || status === 403) throw unlikeArgo("it refuses ARGO_READ_TOKEN");
+  if (headers.get(viewHeader) !== viewText(view)) {
+    throw unlikeArgo(`${status} without ${viewHeader}: another server, or an older release`);
+  }
+}
+
+const Signals = z.array(z.object({ id: z.int() }));
+const Delivered = z.union([
+  Signals,
+  z.object({ signals: Signals }).transform(({ signals }) => signals),
+  z.object({ id: z.int() }).transform((signal) => [signal]),
+]);
+
+/** The signals in an answer, to be counted. @throws AppError 503 for what is no JSON. */
+function idsOf(body: Uint8Array<ArrayBuffer>, encoding?: string): number[] {
+  try {
+    const plain = encoding === "gzip" ? Bun.gunzipSync(body) : body;
+    const { data } = Delivered.safeParse(JSON.parse(new TextDecoder().decode(plain)));
+    return data?.map(({ id }) => id) ?? [];
+  } catch {
+    throw unlikeArgo("an answer that is no JSON");
+  }
+}
+
+/** Passed on: it is said to this reader as argo would say it. */
+function refusalOf({ status, headers, body }: UpstreamAnswer): AppError {
+  let text: unknown;
+  try {
+    text = JSON.parse(new TextDecoder().decode(body));
+  } catch {
+    return unlikeArgo(`${status} that is no problem document`);
+  }
+  const { data } = Refusal.safeParse(text);
+  if (!data) return unlikeArgo(`${status} that is not known`);
+  const { detail, errors } = data;
+  // Too many requests of ours are not too many of this reader's.
+  const code: ErrorCode = data.code === "rate_limited" ? "unavailable" : data.code;
+  if (code !== "unavailable") return new AppError(code, detail, errors && { errors });
+  const retryAfterSeconds = Math.max(1, Math.min(60, Number(headers.get("retry-after")) || 1));
+  return new AppError(code, data.code === code ? detail : away, { retryAfterSeconds });
+}
+
+const unlikeArgo = (cause: string): AppError =>
+  new AppError("unavailable", away, { retryAfterSeconds: 5, cause: `argo: ${cause}` });

@@ -1,0 +1,364 @@
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { eq } from "drizzle-orm";
+import { users } from "../../db/alpine/schema.ts";
+import { serveAccounts, type ServedAccounts } from "../harness/accounts.ts";
+import { problemOf, READ_TOKEN, signal, WRITE_TOKEN } from "../harness/app.ts";
+import { until } from "../harness/process.ts";
+import { randomNumbers, SEED, tellSeed } from "../harness/seed.ts";
+import { openSplit, type Split } from "./split.ts";
+
+/** An alpine that fetches its signals from an argo elsewhere answers as one process with both does. */
+
+const LATEST = "/api/signals/latest";
+const ORIGIN = "http://localhost:3000";
+tellSeed();
+
+let split: Split;
+let whole: ServedAccounts;
+/** Who asks, by their tokens at the two. */
+const WHO = new Map<string, { there: string | null; here: string | null }>();
+
+beforeAll(async () => {
+  split = await openSplit();
+  whole = await serveAccounts("source", "postgres+redis", {
+    SIGNALS_DB: split.db,
+    SIGNALS_ACCESS: "key",
+  });
+  WHO.set("the operator", { there: READ_TOKEN, here: READ_TOKEN });
+  WHO.set("nobody", { there: null, here: null });
+  for (const tier of ["starter", "pro", "elite"] as const) {
+    const [there, here] = await Promise.all([split.alpine, whole].map((at) => keyOf(at, tier)));
+    WHO.set(`a ${tier}`, { there: there ?? null, here: here ?? null });
+  }
+  const [there, here] = await Promise.all([split.alpine.admin(), whole.admin()]);
+  WHO.set("an administrator", { there: there.access, here: here.access });
+}, 60_000);
+afterAll(async () => {
+  await split?.[Symbol.asyncDispose]();
+  await whole?.[Symbol.asyncDispose]();
+});
+
+async function keyOf(at: ServedAccounts, tier: "starter" | "pro" | "elite"): Promise<string> {
+  const { id, email } = await at.member();
+  await at.db().update(users).set({ tier }).where(eq(users.id, id));
+  return at.key(await at.login(email));
+}
+
+interface Seen {
+  status: number;
+  headers: Record<string, string>;
+  body: string;
+}
+
+/** What differs from answer to answer, wherever it comes from. */
+const OWN = /^(date|x-request-id|ratelimit|ratelimit-reset|x-ratelimit-(remaining|reset))$/;
+
+async function ask(
+  at: ServedAccounts,
+  path: string,
+  token: string | null,
+  headers: Record<string, string> = {},
+  method = "GET",
+): Promise<Seen> {
+  const response = await fetch(at.server.url + path, {
+    method,
+    headers: { ...headers, ...(token !== null && { Authorization: `Bearer ${token}` }) },
+    decompress: false,
+  });
+  const bytes = new Uint8Array(await response.arrayBuffer());
+  const packed = response.headers.get("content-encoding") === "gzip" && bytes.length > 0;
+  return {
+    status: response.status,
+    headers: Object.fromEntries([...response.headers].filter(([name]) => !OWN.test(name))),
+    body: new TextDecoder().decode(packed ? Bun.gunzipSync(bytes) : bytes),
+  };
+}
+
+async function same(
+  who: string,
+  path: string,
+  headers: Record<string, string> = {},
+  method = "GET",
+): Promise<Seen> {
+  const tokens = WHO.get(who) ?? { there: null, here: null };
+  const [there, here] = await Promise.all([
+    ask(split.alpine, path, tokens.there, headers, method),
+    ask(whole, path, tokens.here, headers, method),
+  ]);
+  const shown = (seen: Seen) => ({ who, method, path, ...seen });
+  expect(shown(there)).toEqual(shown(here));
+  return there;
+}
+
+const PATHS = [
+  LATEST,
+  `${LATEST}?limit=500`,
+  `${LATEST}?limit=3&premium_only=true`,
+  `${LATEST}?limit=3&symbol=SPX&min_confidence=80`,
+  `${LATEST}?symbol=none%20such%2F..%2F`,
+  `${LATEST}?limit=0`,
+  `${LATEST}?limit=1&limit=2`,
+  `${LATEST}?nonsense=1`,
+  `${LATEST}?symbol=%ff`,
+  "/api/signals/subscribed",
+  "/api/signals/subscribed?limit=5&min_confidence=0.9&symbol=SPX",
+  "/api/signals/subscribed?limit=0",
+  "/api/signals",
+  "/api/signals?limit=2&order=asc&action=SELL&since=2001&until=2002",
+  "/api/signals?cursor=nonsense",
+  "/api/signals?since=2002&until=2001",
+  "/api/signals/1",
+  "/api/signals/3489",
+  "/api/signals/99999999",
+  "/api/signals/0",
+  "/api/signals/x",
+  "/api/signals/1?limit=1",
+  "/api/signals/..%2f..%2fhealth",
+  "/api/signals/hash/4568898984fdd2a1833c82d5bb0723c4e79c16961b2c7f3b7f6a1e2d3c4b5a69",
+  `/api/signals/hash/${"0".repeat(64)}`,
+  "/api/signals/hash/nonsense",
+  "/api/stats",
+  "/api/stats?x=1",
+  "/api/signals/export?since_id=3400",
+  "/api/signals/export?since_id=x",
+];
+
+describe("it answers as one process does", () => {
+  for (const who of [
+    "nobody",
+    "the operator",
+    "a starter",
+    "a pro",
+    "an elite",
+    "an administrator",
+  ]) {
+    test(`to ${who}`, async () => {
+      // Fewer than a starter may ask in a minute.
+      for (const [i, path] of PATHS.entries()) {
+        expect((await same(who, path)).status).not.toBe(429);
+        if (i % 4 === 1) await same(who, path, { "Accept-Encoding": "gzip", Origin: ORIGIN });
+      }
+      for (const path of [LATEST, "/api/signals?limit=1", "/api/signals/1", "/api/stats"]) {
+        await same(who, path, {}, "HEAD");
+      }
+    });
+  }
+
+  test("with what the plan shows, and no more", async () => {
+    const shown = async (who: string) => {
+      const { body } = await same(who, `${LATEST}?limit=500`);
+      return (JSON.parse(body) as { confidence: number }[]).map(({ confidence }) => confidence);
+    };
+    expect(Math.max(...(await shown("a starter")))).toBeLessThan(95);
+    expect(Math.max(...(await shown("a pro")))).toBeGreaterThan(95);
+  });
+
+  test("by ETags that count on either side, in every encoding", async () => {
+    for (const encoding of ["identity", "gzip"]) {
+      const headers = { "Accept-Encoding": encoding };
+      const { headers: full } = await same("a pro", `${LATEST}?limit=100`, headers);
+      const etag = full["etag"] ?? "";
+      for (const given of [etag, `W/${etag}`, `"x", ${etag}`, "*", etag.replace("-gzip", "")]) {
+        const seen = await same("a pro", `${LATEST}?limit=100`, {
+          ...headers,
+          "If-None-Match": given,
+        });
+        expect(seen.status).toBe(304);
+        expect(seen.body).toBe("");
+      }
+      const other = await same("a pro", `${LATEST}?limit=100`, {
+        ...headers,
+        "If-None-Match": '"x"',
+      });
+      expect(other.status).toBe(200);
+    }
+  });
+
+  test("page by page, by cursors that are argo's own", async () => {
+    let cursor = "";
+    for (let page = 0; page < 5; page += 1) {
+      const { body } = await same("a pro", `/api/signals?limit=7&symbol=SPX${cursor}`);
+      const { next_cursor: next } = JSON.parse(body) as { next_cursor: string };
+      cursor = `&cursor=${next}`;
+    }
+  });
+
+  test("but nothing is posted to it, and it says where", async () => {
+    const response = await split.alpine.call("POST", "/api/signals", signal(), WRITE_TOKEN);
+    expect(response.status).toBe(405);
+    expect(response.headers.get("allow")).toBe("GET, HEAD");
+    expect((await problemOf(response)).detail).toContain("argo");
+    const { paths } = await split.alpine.must<{ paths: Record<string, object> }>(
+      200,
+      "GET",
+      "/openapi.json",
+    );
+    expect(Object.keys(paths["/api/signals"] ?? {})).toEqual(["get"]);
+    const own = await whole.must<{ paths: Record<string, object> }>(200, "GET", "/openapi.json");
+    expect(Object.keys(paths)).toEqual(Object.keys(own.paths));
+  });
+
+  test("a client's own request id is argo's as well, and is given back", async () => {
+    const id = "a-request-of-the-tests";
+    const response = await fetch(`${split.alpine.server.url}/api/signals/99999999`, {
+      headers: { Authorization: `Bearer ${READ_TOKEN}`, "X-Request-Id": id },
+    });
+    expect(response.headers.get("x-request-id")).toBe(id);
+    expect((await problemOf(response)).instance).toBe("/api/signals/99999999");
+    await until(() => split.argo.logs().some((line) => line.includes(id)), "argo has logged it");
+  });
+
+  test("what its metrics and its health say", async () => {
+    const health = await split.alpine.must<{ checks: object }>(200, "GET", "/health");
+    expect(health.checks).toEqual({
+      signals: "healthy",
+      database: "healthy",
+      redis: "disabled",
+    });
+    const text = await (await fetch(`${split.alpine.server.url}/metrics`)).text();
+    for (const name of ["requests", "failures", "retries", "joined", "revalidated"]) {
+      expect(text).toMatch(new RegExp(`^remote_${name}_total \\d+$`, "m"));
+    }
+    expect(text).toMatch(/^remote_circuit_open 0$/m);
+    expect(text).not.toContain("argo_head_id");
+  });
+});
+
+test("a poll that begins after a commit shows it, however many ask for the same", async () => {
+  const random = randomNumbers(SEED);
+  const { alpine, argo } = split;
+  const token = WHO.get("the operator")?.there ?? "";
+  const state = { polling: true };
+  let polls = 0;
+  const pollers = Array.from({ length: 6 }, async () => {
+    while (state.polling) {
+      const { status } = await ask(alpine, `${LATEST}?limit=1`, token);
+      if (status === 200) polls += 1;
+    }
+  });
+  let etag = "";
+  const stale: string[] = [];
+  for (let i = 0; i < 150; i += 1) {
+    const posted = await fetch(`${argo.url}/api/signals`, {
+      method: "POST",
+      headers: { Authorization: `Bearer ${WRITE_TOKEN}`, "Content-Type": "application/json" },
+      body: JSON.stringify(
+        signal({ entry_price: 100 + i / 100, timestamp: `2026-01-01T00:00:${10 + (i % 50)}Z` }),
+      ),
+    });
+    const [{ id } = { id: 0 }] = ((await posted.json()) as { signals: { id: number }[] }).signals;
+    const path = random() < 0.5 ? `${LATEST}?limit=1` : `${LATEST}?limit=${2 + (i % 3)}`;
+    const conditional: Record<string, string> = random() < 0.5 ? { "If-None-Match": etag } : {};
+    const seen = await ask(alpine, path, token, conditional);
+    if (seen.status === 200) etag = seen.headers["etag"] ?? "";
+    if (Number(seen.headers["signal-head"]) < id) stale.push(`${id} ${JSON.stringify(seen)}`);
+    const listed = await ask(alpine, `/api/signals/${id}`, token);
+    if (listed.status !== 200) stale.push(`${id} is not there`);
+  }
+  state.polling = false;
+  await Promise.all(pollers);
+  expect(stale).toEqual([]);
+  expect(polls).toBeGreaterThan(100);
+}, 60_000);
+
+test("connections are kept: at most 20 are opened for 1,000 fetches", async () => {
+  const { alpine, link } = split;
+  const before = link.accepted();
+  for (let i = 0; i < 100; i += 1) {
+    const paths = Array.from({ length: 10 }, (_, n) => `${LATEST}?limit=${1 + n}&offset=${i}`);
+    const seen = await Promise.all(paths.map((path) => ask(alpine, path, READ_TOKEN)));
+    expect(seen.every(({ status }) => status === 200)).toBe(true);
+  }
+  const opened = link.accepted() - before;
+  console.log(`connections opened for 1,000 fetches: ${opened}`);
+  expect(opened).toBeLessThanOrEqual(20);
+});
+
+describe("when argo is away", () => {
+  const away = async (withinMs: number): Promise<void> => {
+    const begun = performance.now();
+    const response = await fetch(`${split.alpine.server.url}${LATEST}`, {
+      headers: { Authorization: `Bearer ${READ_TOKEN}` },
+    });
+    const tookMs = performance.now() - begun;
+    expect(response.status).toBe(503);
+    expect(Number(response.headers.get("retry-after"))).toBeGreaterThanOrEqual(1);
+    const text = await response.text();
+    expect(text).not.toContain(String(split.link.port));
+    expect(text).not.toContain("127.0.0.1");
+    expect(tookMs).toBeLessThan(withinMs);
+  };
+  const back = (): Promise<void> =>
+    until(
+      async () => (await ask(split.alpine, LATEST, READ_TOKEN)).status === 200,
+      "signals are back",
+      15_000,
+    );
+  const health = async () => {
+    const response = await fetch(`${split.alpine.server.url}/health`);
+    return { code: response.status, ...((await response.json()) as { checks: object }) };
+  };
+
+  test("killed: refused at once, never invented; back without a restart", async () => {
+    await split.killArgo();
+    for (let i = 0; i < 20; i += 1) await away(3_000);
+    // By then the circuit is open.
+    await away(500);
+    const seen = await health();
+    expect(seen).toMatchObject({ code: 200, status: "degraded" });
+    expect(seen.checks).toMatchObject({ signals: "unhealthy", database: "healthy" });
+    expect((await fetch(`${split.alpine.server.url}/readyz`)).status).toBe(200);
+    // Accounts are not argo's business.
+    const member = await split.alpine.member();
+    await split.alpine.must(200, "GET", "/api/auth/me", undefined, member.access);
+    await split.startArgo();
+    await back();
+    expect((await health()).checks).toMatchObject({ signals: "healthy" });
+  }, 60_000);
+
+  test("stopped in its tracks: refused once it does not say that it lives", async () => {
+    process.kill(split.argo.pid, "SIGSTOP");
+    try {
+      await Promise.all(Array.from({ length: 20 }, () => away(9_000)));
+      await away(5_000);
+    } finally {
+      process.kill(split.argo.pid, "SIGCONT");
+    }
+    await back();
+  }, 60_000);
+
+  test("cut off: refused, then back", async () => {
+    split.link.cut();
+    await away(3_000);
+    split.link.restore();
+    await back();
+  }, 60_000);
+
+  test("slow: it is waited for", async () => {
+    split.link.delay(700);
+    const seen = await ask(split.alpine, `${LATEST}?limit=4`, READ_TOKEN);
+    expect(seen.status).toBe(200);
+    split.link.restore();
+  }, 60_000);
+
+  test("an export that breaks off breaks off here too", async () => {
+    const response = await fetch(`${split.alpine.server.url}/api/signals/export`, {
+      headers: { Authorization: `Bearer ${READ_TOKEN}`, "Accept-Encoding": "identity" },
+    });
+    const reader = response.body?.getReader();
+    await reader?.read();
+    split.link.cut();
+    const rest = (async () => {
+      for (;;) if ((await reader?.read())?.done !== false) return "whole";
+    })();
+    expect(await rest.catch(() => "cut")).toBe("cut");
+    split.link.restore();
+    await back();
+  }, 60_000);
+
+  test("none of it told a secret", () => {
+    const logs = [...split.alpine.server.logs(), ...split.argo.logs()].join("\n");
+    expect(logs).not.toContain(READ_TOKEN);
+    expect(logs).toContain("requests refused");
+  });
+});

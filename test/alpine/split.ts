@@ -1,0 +1,71 @@
+/** An argo and an alpine apart, as operators run them: two processes and a link between them. */
+import { copyFileSync } from "node:fs";
+import { serveAccounts, type Backend, type ServedAccounts } from "../harness/accounts.ts";
+import { LEGACY, READ_TOKEN, WRITE_TOKEN } from "../harness/app.ts";
+import { startServer, tempDir, type Server } from "../harness/process.ts";
+import { tcpProxy, type TcpProxy } from "../harness/proxy.ts";
+
+export interface Split extends AsyncDisposable {
+  alpine: ServedAccounts;
+  argo: Server;
+  /** Between the two. */
+  link: TcpProxy;
+  /** The signal file. */
+  db: string;
+  /** Ends argo as a crash would, and brings it back on its port. */
+  killArgo(): Promise<void>;
+  startArgo(): Promise<void>;
+}
+
+export const portOf = ({ url }: { url: string }): number => Number(new URL(url).port);
+
+/** Opens both; they go with their scope. */
+export async function openSplit(
+  backend: Backend = "postgres",
+  env: Record<string, string> = {},
+): Promise<Split> {
+  await using cleanup = new AsyncDisposableStack();
+  const dir = cleanup.use(tempDir());
+  const db = dir.file("signals.db");
+  copyFileSync(LEGACY, db);
+  const start = (port = "0"): Promise<Server> =>
+    startServer({
+      role: "argo",
+      cwd: dir.path,
+      env: {
+        PORT: port,
+        SIGNALS_DB: db,
+        SIGNALS_ACCESS: "key",
+        ARGO_READ_TOKEN: READ_TOKEN,
+        ARGO_WRITE_TOKEN: WRITE_TOKEN,
+        SHUTDOWN_DELAY_SECONDS: "0",
+      },
+    });
+  let argo = await start();
+  cleanup.defer(() => argo[Symbol.asyncDispose]());
+  const link = cleanup.use(await tcpProxy({ port: portOf(argo) }));
+  const given = {
+    ARGO_URL: `http://127.0.0.1:${link.port}`,
+    SIGNALS_ACCESS: "key",
+    ARGO_WRITE_TOKEN: "",
+    ...env,
+  };
+  const alpine = cleanup.use(await serveAccounts("source", backend, given, "alpine"));
+  const whole = cleanup.move();
+  return {
+    alpine,
+    get argo() {
+      return argo;
+    },
+    link,
+    db,
+    async killArgo() {
+      argo.kill();
+      await argo.exited;
+    },
+    async startArgo() {
+      argo = await start(String(portOf(argo)));
+    },
+    [Symbol.asyncDispose]: () => whole.disposeAsync(),
+  };
+}
