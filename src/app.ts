@@ -129,6 +129,8 @@ export function createApp(deps: Deps) {
       const { method } = request;
       const path = (exchange.path = pathOf(request));
       if (method === "OPTIONS" && request.headers.has("origin")) return preflight(config, request);
+      // To HEAD no signal is sent.
+      if (method === "HEAD") exchange.deliver = () => undefined;
       const poll = readMethods.has(method) ? polls.get(path) : undefined;
       if (poll) return poll(request, exchange);
       // Hono would take the body of a HEAD away, and with it the length that Bun tells.

@@ -167,8 +167,7 @@ export function createEdge(deps: EdgeDeps): (handler: Handler) => Fetch {
   }
 
   function deliver(ids: readonly number[], exchange: Exchange): void {
-    // To HEAD no body is sent.
-    if (exchange.request.method !== "HEAD") meterOf(exchange)?.deliver(ids);
+    meterOf(exchange)?.deliver(ids);
   }
 
   function seriesOf(method: string, route: string, status: number): Series {

@@ -86,7 +86,7 @@ export function createPoll(deps: Deps): Poll {
       : new Response(variant.body, { headers: own });
     (unmodified ? notModified : ok).value += 1;
     duration.observe((performance.now() - exchange.startedAt) / 1000);
-    (exchange.principal?.account?.meter ?? strangers)?.answered("signals", response.status);
+    (exchange.principal?.account?.meter ?? strangers)?.answered("signals", unmodified ? 304 : 200);
     return response;
   }
 
