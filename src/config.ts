@@ -131,6 +131,7 @@ export const Variables = z.object({
   STRIPE_API_BASE: url("http:", "https:").optional(),
   EMBEDDED: z.string().default("false").pipe(flag),
   BACKGROUND_TASKS: z.string().default("true").pipe(flag),
+  SIGNALS_RETENTION_DAYS: z.string().pipe(count(1, 36_500)).optional(),
 });
 
 /**
@@ -192,6 +193,8 @@ export type Config = Readonly<{
   stripeApiBase: string | null;
   /** Whether this process does what no request waits for: notifications, mails of them, retention. */
   backgroundTasks: boolean;
+  /** Null: signals are kept. */
+  signalsRetentionDays: number | null;
 }>;
 
 /** True for the hosts that only this machine can reach. */
@@ -259,6 +262,7 @@ export function readConfig(env: Record<string, string | undefined>, role: Role =
     stripeWebhookSecret: v.STRIPE_WEBHOOK_SECRET ?? null,
     stripeApiBase: v.STRIPE_API_BASE ?? null,
     backgroundTasks: v.BACKGROUND_TASKS,
+    signalsRetentionDays: v.SIGNALS_RETENTION_DAYS ?? null,
   });
 }
 

@@ -105,6 +105,7 @@ export class Argo implements AsyncDisposable {
       gate: () => gate,
       path: config.signalsDb,
       synchronous: options.synchronous,
+      retentionDays: config.signalsRetentionDays,
       now,
       metrics,
       onEvent: threadEvents(log),

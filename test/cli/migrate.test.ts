@@ -69,7 +69,7 @@ test("killed at any moment it leaves a sound file, which the next run completes"
     expect(ask(db, "PRAGMA quick_check")).toEqual([{ quick_check: "ok" }]);
     // Own tables come all together with each version of them, and so do the triggers.
     const found = added(db);
-    expect([0, whole.tables - 1, whole.tables]).toContain(found.tables);
+    expect([0, whole.tables - 2, whole.tables - 1, whole.tables]).toContain(found.tables);
     expect([0, whole.triggers]).toContain(found.triggers);
     const after = await json<Migrated>(["--db", db, "migrate"]);
     expect(after.head).toBe(LEGACY_ROWS);

@@ -1,5 +1,6 @@
 import type { Database } from "bun:sqlite";
 import books from "../../../db/argo/0001_books.sql" with { type: "text" };
+import forgotten from "../../../db/argo/0003_forgotten.sql" with { type: "text" };
 import views from "../../../db/argo/0002_views.sql" with { type: "text" };
 import table from "../../../db/argo/signals.sql" with { type: "text" };
 import { SetupError } from "../../errors";
@@ -7,7 +8,7 @@ import { delaySecondsMax } from "../../http/entitlement";
 import { dated, indexesFor, inspect, type Layout, noted, triggersFor } from "./layout";
 
 /** Own tables, in order; each runs once, in a transaction of its own. */
-const migrations: readonly string[] = [books, views];
+const migrations: readonly string[] = [books, views, forgotten];
 
 export type Note = (message: string, data?: Record<string, unknown>) => void;
 

@@ -1,8 +1,11 @@
 import type { Database, Statement } from "bun:sqlite";
 import { AppError } from "../../errors";
 import type { Draft } from "./ingest";
+import { hashOf } from "./hash";
 import { inspect, type Layout, strategyOf } from "./layout";
 import type { Accepted } from "./schema";
+import { seen } from "./sight";
+import { columns, type Signal, tidy } from "./signal";
 
 /** A post with an Idempotency-Key: what makes it the same post again. */
 export type Idempotency = { key: string; bodySha256: string };
@@ -31,6 +34,10 @@ export class SignalLedger implements Disposable {
   readonly #superseded: Statement;
   readonly #replay: Statement;
   readonly #remember: Statement;
+  readonly #gone: Statement;
+  readonly #oldest: Statement;
+  readonly #bury: Statement;
+  readonly #delete: Statement;
 
   /** The writes of a file; null when its table is not there or not adopted. */
   static open(db: Database): SignalLedger | null {
@@ -87,6 +94,19 @@ export class SignalLedger implements Disposable {
     this.#remember = prepare(
       "INSERT OR REPLACE INTO argo_idempotency (key, body_sha256, answer, created_at) VALUES (?, ?, ?, ?)",
     );
+    this.#gone = prepare("SELECT id, sha256 FROM argo_forgotten WHERE content = ?");
+    // The newest stays whatever its age: where ids are not kept by the table, the next one follows
+    // from it.
+    const arrived = seen(layout, { premium: true, until: "" }).join(" AND ");
+    const every = { layout, corrections: false, received: false, sight: null };
+    this.#oldest = prepare(
+      `SELECT ${arrived} AS old, ${columns(every)}
+       WHERE ${id} > $after AND ${id} < (SELECT max(${id}) FROM "signals") ORDER BY ${id} LIMIT $rows`,
+    );
+    this.#bury = prepare(
+      "INSERT OR IGNORE INTO argo_forgotten (content, id, sha256) VALUES (?, ?, ?)",
+    );
+    this.#delete = prepare(`DELETE FROM "signals" WHERE ${id} = ?`);
   }
 
   /** The answer (JSON) that this key was given before; null when it is new. @throws AppError 422. */
@@ -114,13 +134,16 @@ export class SignalLedger implements Disposable {
   write(draft: Draft, index: number | null): Row {
     const { supersedes } = draft;
     const place = index === null ? {} : { index };
+    const values = bindings(this.layout, draft);
+    const known = this.#known(values, draft);
+    const gone = known ? null : this.#forgotten(draft, draft.sha256);
+    // What it superseded may be gone as well.
+    if (gone) return gone;
     if (supersedes !== null && !this.#exists.get(supersedes)) {
       throw new AppError("unprocessable", "Nothing was written: supersedes not valid.", {
         errors: [{ field: "supersedes", detail: `there is no signal ${supersedes}`, ...place }],
       });
     }
-    const values = bindings(this.layout, draft);
-    const known = this.#known(values, draft);
     if (known) this.#mustAgree(known.id, supersedes, place);
     return known ?? this.#add(values, draft);
   }
@@ -131,7 +154,35 @@ export class SignalLedger implements Disposable {
    */
   keep(draft: Draft): Row {
     const values = bindings(this.layout, draft);
-    return this.#known(values, draft) ?? this.#add(values, draft);
+    const known = this.#known(values, draft) ?? this.#forgotten(draft, hashOf(draft.content));
+    return known ?? this.#add(values, draft);
+  }
+
+  /**
+   * Deletes those of the next `rows` rows after an id that arrived by a time (UTC, as
+   * `received_at` is written; their own timestamp where nobody noted it, and what is no date is
+   * old). Their content stays known. `lastId` is the last row looked at; null at the end.
+   */
+  forgetOld(
+    before: string,
+    after: number,
+    rows: number,
+  ): { deleted: number; lastId: number | null } {
+    const found = this.#oldest.all({ seenUntil: before, after, rows }) as (Signal & {
+      old: number;
+    })[];
+    const old = found.filter((row) => row.old === 1).map((row) => tidy(row));
+    for (const row of old) {
+      const content = hashOfRow(row);
+      // The first one of equal ones is what a post was told of.
+      this.#bury.run(
+        Buffer.from(content, "hex"),
+        row.id,
+        row.sha256 === content ? null : row.sha256,
+      );
+      this.#delete.run(row.id);
+    }
+    return { deleted: old.length, lastId: found.at(-1)?.id ?? null };
   }
 
   [Symbol.dispose](): void {
@@ -142,6 +193,16 @@ export class SignalLedger implements Disposable {
     if (!dedupe) return null;
     const row = this.#same.get(values) as { id: number; sha256: string | null } | null;
     return row && { id: row.id, sha256: row.sha256 ?? "", duplicate: true };
+  }
+
+  /** By our hash of its content: what was deleted for its age. */
+  #forgotten({ dedupe }: Draft, content: string): Row | null {
+    if (!dedupe) return null;
+    const row = this.#gone.get(Buffer.from(content, "hex")) as {
+      id: number;
+      sha256: string | null;
+    } | null;
+    return row && { id: row.id, sha256: row.sha256 ?? content, duplicate: true };
   }
 
   #add(values: Bindings, { sha256, supersedes }: Draft): Row {
@@ -168,6 +229,20 @@ export class SignalLedger implements Disposable {
       },
     );
   }
+}
+
+/** Our hash of a row's content, as a post of the same would have. */
+function hashOfRow(row: Signal): string {
+  return hashOf({
+    symbol: row.symbol,
+    action: row.action as "BUY",
+    confidence: row.confidence ?? 0,
+    entry_price: row.entry_price ?? 0,
+    stop_price: row.stop_loss,
+    target_price: row.target_price,
+    strategy: row.strategy,
+    timestamp: row.timestamp ?? "",
+  });
 }
 
 function bindings({ has }: Layout, { content }: Draft): Bindings {

@@ -11,6 +11,8 @@ type Options = {
   /** Nothing is written before this has settled, or this long has passed. */
   gate: () => Promise<void>;
   metrics: Metrics;
+  /** After so many days signals are deleted; null for never. */
+  retentionDays: number | null;
   onEvent: (event: string, data: unknown) => void;
 };
 type Waiting = {
@@ -29,6 +31,10 @@ const patienceMs = 1_500;
 const groupBytesMax = 512 * 1024;
 const checkpointMs = 200;
 const forgetEveryMs = 60_000;
+const dayMs = 86_400_000;
+const restMs = 20;
+
+type Expired = { deleted: number; lastId: number | null };
 
 /**
  * The one writer of this process, in a thread of its own. Posts that arrive while a commit runs
@@ -46,6 +52,7 @@ export class SignalWriter implements AsyncDisposable {
   #stopping = false;
   #refused: string | null = null;
   #forgetTimer: Timer;
+  #expiring: Promise<number> | null = null;
 
   constructor(options: Options) {
     const { path, synchronous } = options;
@@ -57,10 +64,10 @@ export class SignalWriter implements AsyncDisposable {
       onEvent: options.onEvent,
     });
     this.#forgetTimer = setInterval(() => {
-      // Failing costs nothing: the keys are forgotten a minute later.
-      this.#forget().catch((error: unknown) => {
+      // Failing costs nothing: they are forgotten a minute later.
+      this.forget().catch((error: unknown) => {
         options.onEvent("note", {
-          message: "idempotency keys kept",
+          message: "idempotency keys or old signals kept",
           data: { error: String(error) },
         });
       });
@@ -77,12 +84,39 @@ export class SignalWriter implements AsyncDisposable {
     return this.#thread.call("adopt", { create, nowMs: this.#options.now() });
   }
 
-  /** A few at a time, so that posts come in between. */
-  async #forget(): Promise<void> {
+  /** What is past its time, a little at a time, so that posts come in between. Done each minute. */
+  async forget(): Promise<void> {
     let forgotten: number;
     do {
       forgotten = await this.#thread.call<number>("forget", { nowMs: this.#options.now() });
     } while (forgotten > 0 && !this.#stopping);
+    if (this.#options.retentionDays !== null && !this.#expiring) {
+      this.#expiring = this.#expire(this.#options.retentionDays).finally(() => {
+        this.#expiring = null;
+      });
+      await this.#expiring;
+    }
+  }
+
+  /**
+   * Deletes signals that arrived so many days ago: a few at a time and with rests, for posts and for
+   * an engine that waits for the lock. @returns how many.
+   */
+  async #expire(days: number): Promise<number> {
+    const before = new Date(this.#options.now() - days * dayMs).toISOString();
+    let [after, deleted] = [Number.MIN_SAFE_INTEGER, 0];
+    for (;;) {
+      const step = await this.#thread.call<Expired>("expire", { before, after });
+      deleted += step.deleted;
+      // Whatever arrives later is younger: the first stretch without an old one is the last.
+      if (step.deleted === 0 || step.lastId === null || this.#stopping) break;
+      after = step.lastId;
+      await Bun.sleep(restMs);
+    }
+    if (deleted > 0) {
+      this.#options.onEvent("note", { message: "old signals deleted", data: { deleted, before } });
+    }
+    return deleted;
   }
 
   /** Stops all writing, and answers posts with this. */
@@ -137,6 +171,7 @@ export class SignalWriter implements AsyncDisposable {
     this.#stopping = true;
     clearInterval(this.#forgetTimer);
     await this.#running;
+    await this.#expiring?.catch(() => undefined);
     await this.#thread.end();
   }
 

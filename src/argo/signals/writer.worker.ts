@@ -32,6 +32,8 @@ export type Start = { path: string; synchronous: Synchronous; checkpointMs: numb
 export type GroupOutcome = { outcomes: Outcome[]; durationMs: number };
 
 const forgottenPerRun = 500;
+/** An engine that waits for the lock gets it after some 10 ms. */
+const expiredPerRun = 200;
 
 serveThread(({ path, synchronous, checkpointMs }: Start) => {
   let db: Database | undefined;
@@ -163,6 +165,18 @@ serveThread(({ path, synchronous, checkpointMs }: Start) => {
             "DELETE FROM argo_idempotency WHERE key IN (SELECT key FROM argo_idempotency WHERE created_at < ? LIMIT ?)",
           )
           .run(forgottenBefore(nowMs), forgottenPerRun).changes;
+      } catch (error) {
+        return fail(error);
+      }
+    },
+
+    /** Deletes some of what arrived before a time; see `SignalLedger.forgetOld`. */
+    expire: ({ before, after }: { before: string; after: number }) => {
+      mustBeSound();
+      try {
+        const handle = open();
+        const writer = ledgerOf(handle);
+        return transaction(handle, () => writer.forgetOld(before, after, expiredPerRun));
       } catch (error) {
         return fail(error);
       }
