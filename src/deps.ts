@@ -89,7 +89,8 @@ export async function openDeps(config: Config, overrides: Overrides = {}): Promi
   const { alpine, redis } = accounts;
   const shared = redis && (await shareLimit(limiter, redis));
   watchAll(metrics, { argo, remote: remote?.signals ?? null, alpine, redis, limiter, shared });
-  const tasks = alpine && config.backgroundTasks ? { config, log, now, alpine, argo } : null;
+  const common = { config, log, now, argo, remote };
+  const tasks = alpine && config.backgroundTasks ? { ...common, alpine } : null;
   const background = tasks && inBackground(tasks);
   return {
     config,
@@ -113,17 +114,19 @@ export async function openDeps(config: Config, overrides: Overrides = {}): Promi
   };
 }
 
-type Tasks = Pick<Deps, "config" | "log" | "now" | "argo"> & { alpine: Alpine };
+type Tasks = Pick<Deps, "config" | "log" | "now" | "argo" | "remote"> & { alpine: Alpine };
 
 /** Libraries load while accounts start, and not before the listener has had a moment. */
 const loadAfterMs = 100;
 
 /** Starts behind accounts, which start behind the listener. */
-function inBackground({ argo, ...common }: Tasks): AsyncDisposable {
-  const signals = argo && {
-    headId: () => argo.reader.look().maxId,
-    after: (id: number, shownMax: number) => argo.far.premiumAfter(id, shownMax),
-  };
+function inBackground({ argo, remote, ...common }: Tasks): AsyncDisposable {
+  const signals = argo
+    ? {
+        headId: () => argo.reader.look().maxId,
+        after: (id: number, shownMax: number) => argo.far.premiumAfter(id, shownMax),
+      }
+    : (remote?.signals.premium ?? null);
   let ended = false;
   const begin = async (): Promise<Background | null> => {
     await Bun.sleep(loadAfterMs);

@@ -12,6 +12,10 @@ export class Gate {
     private readonly retryAfterSeconds = 5,
   ) {}
 
+  get idle(): boolean {
+    return this.#inside === 0;
+  }
+
   /** @throws AppError 503 when too many wait already. */
   async run<T>(work: () => Promise<T>): Promise<T> {
     if (this.#queue.length >= this.waitingMax) {

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { eq } from "drizzle-orm";
 import { users } from "../../db/alpine/schema.ts";
-import { serveAccounts, type ServedAccounts } from "../harness/accounts.ts";
+import { serveAccounts, type Member, type ServedAccounts } from "../harness/accounts.ts";
 import { problemOf, READ_TOKEN, signal, WRITE_TOKEN } from "../harness/app.ts";
 import { until } from "../harness/process.ts";
 import { randomNumbers, SEED, tellSeed } from "../harness/seed.ts";
@@ -38,10 +38,26 @@ afterAll(async () => {
   await whole?.[Symbol.asyncDispose]();
 });
 
-async function keyOf(at: ServedAccounts, tier: "starter" | "pro" | "elite"): Promise<string> {
+type Tier = "starter" | "pro" | "elite";
+
+async function memberOf(at: ServedAccounts, tier: Tier): Promise<Member> {
   const { id, email } = await at.member();
   await at.db().update(users).set({ tier }).where(eq(users.id, id));
-  return at.key(await at.login(email));
+  return at.login(email);
+}
+
+const keyOf = async (at: ServedAccounts, tier: Tier): Promise<string> =>
+  at.key(await memberOf(at, tier));
+
+/** Posts to argo; the id, once it is committed. */
+async function post(more: Record<string, unknown>): Promise<number> {
+  const response = await fetch(`${split.argo.url}/api/signals`, {
+    method: "POST",
+    headers: { Authorization: `Bearer ${WRITE_TOKEN}`, "Content-Type": "application/json" },
+    body: JSON.stringify(signal(more)),
+  });
+  const { signals } = (await response.json()) as { signals: { id: number }[] };
+  return signals[0]?.id ?? 0;
 }
 
 interface Seen {
@@ -224,9 +240,80 @@ describe("it answers as one process does", () => {
   });
 });
 
+describe("what accounts are due", () => {
+  test("what was delivered is counted here, for whom it was, and once", async () => {
+    const { alpine } = split;
+    const member = await memberOf(alpine, "elite");
+    const key = await alpine.key(member);
+    const poll = await ask(alpine, `${LATEST}?limit=3`, key);
+    const etag = poll.headers["etag"] ?? "";
+    await ask(alpine, `${LATEST}?limit=3`, key, { "If-None-Match": etag });
+    await ask(alpine, `${LATEST}?limit=3`, key, { "Accept-Encoding": "gzip" });
+    await ask(alpine, "/api/signals/subscribed?limit=2", key);
+    await ask(alpine, "/api/signals?limit=4", key);
+    await ask(alpine, "/api/signals/7", key);
+    await ask(alpine, "/api/signals/99999999", key);
+    await ask(alpine, "/api/signals/export?since_id=3480", key);
+    await ask(alpine, LATEST, key, {}, "HEAD");
+    const admin = await alpine.admin();
+    await alpine.must(200, "GET", "/api/admin/analytics?fresh=1", undefined, admin.access);
+    const { usage } = await alpine.must<{ usage: Record<string, unknown>[] }>(
+      200,
+      "GET",
+      "/api/users/usage",
+      undefined,
+      member.access,
+    );
+    const signals = usage.find((row) => row["route_class"] === "signals");
+    expect(signals).toMatchObject({ requests: 9, errors: 1, delivered: 3 + 3 + 2 + 4 + 1 + 9 });
+  });
+
+  test("a signal is there when it falls due for the plan, and a change of the plan is felt", async () => {
+    const { alpine } = split;
+    const admin = await alpine.admin();
+    const change = (body: object) =>
+      alpine.must(200, "PATCH", "/api/admin/plans/starter", body, admin.access);
+    await change({ delay_seconds: 2, requests_per_minute: 100_000 });
+    const key = await keyOf(alpine, "starter");
+    const postedAt = Date.now();
+    const id = await post({ confidence: 80, timestamp: "2026-02-01T00:00:00Z" });
+    const secret = await post({ confidence: 99, timestamp: "2026-02-01T00:00:01Z" });
+    const acceptedAt = Date.now();
+    const sees = async (wanted: number) =>
+      (await ask(alpine, `/api/signals/${wanted}`, key)).status === 200 &&
+      (await ask(alpine, LATEST, key)).body.includes(`"id":${wanted},`);
+    let [seenAt, missedAt] = [0, 0];
+    while (seenAt === 0) {
+      const askedAt = Date.now();
+      if (await sees(id)) seenAt = Date.now();
+      else missedAt = askedAt;
+      if (askedAt > postedAt + 5_000) throw new Error("it never came");
+    }
+    expect(seenAt).toBeGreaterThanOrEqual(postedAt + 2_000);
+    expect(missedAt).toBeLessThan(acceptedAt + 2_100);
+    expect(await sees(secret)).toBe(false);
+    await change({ premium: true, delay_seconds: 0 });
+    await until(() => sees(secret), "what the plan shows now", 2_000);
+    await change({ premium: false, delay_seconds: 900, requests_per_minute: 60 });
+  });
+
+  test("new premium signals are told of", async () => {
+    const { alpine } = split;
+    const member = await memberOf(alpine, "elite");
+    const told = async () =>
+      JSON.stringify(await alpine.must(200, "GET", "/api/notifications", undefined, member.access));
+    // The first look of all begins at the newest signal.
+    await until(async () => {
+      await post({ confidence: 99, symbol: "TOLD", timestamp: new Date().toISOString() });
+      await Bun.sleep(300);
+      return (await told()).includes("TOLD");
+    }, "they are told of");
+  }, 30_000);
+});
+
 test("a poll that begins after a commit shows it, however many ask for the same", async () => {
   const random = randomNumbers(SEED);
-  const { alpine, argo } = split;
+  const { alpine } = split;
   const token = WHO.get("the operator")?.there ?? "";
   const state = { polling: true };
   let polls = 0;
@@ -239,14 +326,8 @@ test("a poll that begins after a commit shows it, however many ask for the same"
   let etag = "";
   const stale: string[] = [];
   for (let i = 0; i < 150; i += 1) {
-    const posted = await fetch(`${argo.url}/api/signals`, {
-      method: "POST",
-      headers: { Authorization: `Bearer ${WRITE_TOKEN}`, "Content-Type": "application/json" },
-      body: JSON.stringify(
-        signal({ entry_price: 100 + i / 100, timestamp: `2026-01-01T00:00:${10 + (i % 50)}Z` }),
-      ),
-    });
-    const [{ id } = { id: 0 }] = ((await posted.json()) as { signals: { id: number }[] }).signals;
+    const timestamp = `2026-01-01T00:00:${10 + (i % 50)}Z`;
+    const id = await post({ entry_price: 100 + i / 100, timestamp });
     const path = random() < 0.5 ? `${LATEST}?limit=1` : `${LATEST}?limit=${2 + (i % 3)}`;
     const conditional: Record<string, string> = random() < 0.5 ? { "If-None-Match": etag } : {};
     const seen = await ask(alpine, path, token, conditional);

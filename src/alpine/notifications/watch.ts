@@ -6,8 +6,8 @@ import type { SignalNews } from "./fan-out";
 
 /** Premium signals in the order of their ids. */
 export type PremiumSource = {
-  /** The highest id; at once. @throws AppError 503. */
-  headId(): number;
+  /** The highest id. @throws AppError 503. */
+  headId(): number | Promise<number>;
   /** All that follow an id, the first few of them wholly. @throws AppError 503. */
   after(id: number, shownMax: number): Promise<PremiumSignals>;
 };
@@ -49,7 +49,7 @@ export class SignalWatch {
   async look(): Promise<boolean> {
     const { db, source, send, now } = this.options;
     const nowMs = now();
-    const headId = source.headId();
+    const headId = await source.headId();
     if (headId === this.#seenId || nowMs < this.#waitUntilMs) return false;
     const place = await placeOf(db(), headId);
     if (headId < place) {

@@ -1,10 +1,16 @@
 import { z } from "zod";
+import { PREMIUM_CONFIDENCE } from "../../argo/signals/layout";
 import { type AnswerSource, latestPath } from "../../argo/signals/poll";
+import type { ReceivedSignal } from "../../argo/signals/signal";
 import { AnswerHeaders, Variant } from "../../argo/signals/variant";
 import { AppError, type ErrorCode } from "../../errors";
 import { fullView, type View, viewHeader, viewText } from "../../http/entitlement";
+import type { Exchange } from "../../http/exchange";
+import { viewOfReader } from "../../http/guard";
 import { secureHeaders } from "../../http/policy";
 import { Upstream, type UpstreamAnswer, wholeBody } from "../../platform/fetch";
+import { Gate } from "../../platform/gate";
+import type { PremiumSignals, PremiumSource } from "../notifications/watch";
 
 export type RemoteOptions = {
   /** Where argo is, without a slash at the end. */
@@ -16,10 +22,22 @@ export type RemoteOptions = {
 };
 
 type Streamed = { body: ReadableStream; head: string };
+/** `path` with its query; `reader` is null for who may ask for as much as there is room for. */
+export type Ask = { path: string; view: View; requestId: string; reader: string | null };
+
+export const askOf = (path: string, exchange: Exchange): Ask => ({
+  path,
+  view: viewOfReader(exchange),
+  requestId: exchange.requestId,
+  reader: exchange.principal?.account?.userId ?? null,
+});
+
 type Told = { body: Uint8Array<ArrayBuffer>; ids: readonly number[] };
 type Kept = { variant: Variant; bytes: number };
 
 const away = "Signals are not available at the moment. Try again.";
+const perReaderMax = 8;
+const perReaderWaitingMax = 1_000;
 const entriesMax = 1_024;
 const bytesMax = 16 * 1024 * 1024;
 const entryBytesMax = 1024 * 1024;
@@ -48,6 +66,12 @@ export class RemoteSignals implements Disposable {
   readonly #kept = new Map<string, Kept>();
   readonly #running = new Map<string, Promise<unknown>>();
   readonly #next = new Map<string, Promise<unknown>>();
+  readonly #readers = new Map<string, Gate>();
+  /** New premium signals, for whoever tells of them. */
+  readonly premium: PremiumSource = {
+    headId: async () => (await this.variant(ownAsk(`${latestPath}?limit=1`), false)).head,
+    after: (id, shownMax) => this.#premiumAfter(id, shownMax),
+  };
   #bytes = 0;
 
   constructor(private readonly options: RemoteOptions) {
@@ -63,29 +87,25 @@ export class RemoteSignals implements Disposable {
   /** The answers to polls of a path. */
   polled(path: string): AnswerSource {
     return {
-      answer: (search, gzip, view, exchange, use, fail) =>
-        this.variant(path + search, view, gzip, exchange.requestId).then(
+      answer: (search, gzip, _view, exchange, use, fail) =>
+        this.variant(askOf(path + search, exchange), gzip).then(
           (variant) => use(variant, exchange),
           (error: unknown) => fail(error, exchange),
         ),
     };
   }
 
-  /**
-   * An answer that has an ETag, as it is after this call.
-   * @param path with its query.
-   * @throws AppError what argo refused, or 503.
-   */
-  variant(path: string, view: View, gzip: boolean, requestId: string): Promise<Variant> {
-    const key = `${viewText(view)} ${gzip} ${path}`;
-    return this.#join(key, (until) => this.#current(key, { path, view, gzip, requestId, until }));
+  /** An answer that has an ETag, as it is after this call. @throws AppError what argo refused, or 503. */
+  variant(ask: Ask, gzip: boolean): Promise<Variant> {
+    const key = `${viewText(ask.view)} ${gzip} ${ask.path}`;
+    return this.#shared(key, ask, (until) => this.#current(key, ask, gzip, until));
   }
 
   /** A whole answer as JSON, as it is after this call. @throws AppError what argo refused, or 503. */
-  json(path: string, view: View, requestId: string): Promise<Told> {
-    return this.#join(`${viewText(view)} ${path}`, async (until) => {
-      const headers = { ...askedBy(view, requestId), "Accept-Encoding": "identity" };
-      const answer = await this.upstream.get(path, headers, until);
+  json(ask: Ask): Promise<Told> {
+    const { path, view } = ask;
+    return this.#shared(`${viewText(view)} ${path}`, ask, async (until) => {
+      const answer = await this.upstream.get(path, headersOf(ask, false), until);
       mustBeArgo(answer, view);
       if (answer.status !== 200) throw refusalOf(answer);
       return { body: answer.body, ids: idsOf(answer.body) };
@@ -93,11 +113,10 @@ export class RemoteSignals implements Disposable {
   }
 
   /** An answer whose body comes as it is read. @throws AppError what argo refused, or 503. */
-  async stream(path: string, view: View, requestId: string): Promise<Streamed> {
-    const headers = { ...askedBy(view, requestId), "Accept-Encoding": "identity" };
-    const response = await this.upstream.stream(path, headers);
+  async stream(ask: Ask): Promise<Streamed> {
+    const response = await this.upstream.stream(ask.path, headersOf(ask, false));
     try {
-      mustBeArgo(response, view);
+      mustBeArgo(response, ask.view);
       const head = response.headers.get("signal-head") ?? "";
       if (response.status === 200) return { body: response.body ?? new Blob([]).stream(), head };
       const { status, headers } = response;
@@ -111,7 +130,7 @@ export class RemoteSignals implements Disposable {
   /** Why signals cannot be had; null when they can. */
   async fault(): Promise<AppError | null> {
     try {
-      await this.variant(`${latestPath}?limit=1`, fullView, false, "health-check");
+      await this.variant(ownAsk(`${latestPath}?limit=1`), false);
       return null;
     } catch (error) {
       return error instanceof AppError ? error : unlikeArgo(String(error));
@@ -122,18 +141,53 @@ export class RemoteSignals implements Disposable {
     this.upstream[Symbol.dispose]();
   }
 
-  #join<T>(key: string, ask: (until: number) => Promise<T>): Promise<T> {
-    const running = this.#running.get(key) as Promise<T> | undefined;
-    const until = this.upstream.deadline();
-    if (!running) return this.#run(key, () => ask(until));
+  async #premiumAfter(id: number, shownMax: number): Promise<PremiumSignals> {
+    const { body, head } = await this.stream(ownAsk(`/api/signals/export?since_id=${id}`));
+    const found: PremiumSignals = { count: 0, shown: [], untilId: Number(head) };
+    let begun = "";
+    for await (const text of body.pipeThrough(new TextDecoderStream())) {
+      const lines = (begun + text).split("\n");
+      begun = lines.pop() ?? "";
+      for (const line of lines) {
+        const signal = JSON.parse(line) as ReceivedSignal;
+        if ((signal.confidence ?? 0) < PREMIUM_CONFIDENCE) continue;
+        found.count += 1;
+        if (found.count <= shownMax) found.shown.push(signal);
+      }
+    }
+    return found;
+  }
+
+  /** Nobody takes more than a part of what may be under way; what is joined costs nothing. */
+  #shared<T>(key: string, { reader }: Ask, ask: (until: number) => Promise<T>): Promise<T> {
     const waiting = this.#next.get(key) as Promise<T> | undefined;
     if (waiting) {
       this.joined += 1;
       return waiting;
     }
+    const until = this.upstream.deadline();
+    const join = (): Promise<T> => this.#join(key, () => ask(until));
+    return reader === null ? join() : this.#inTurn(reader, join);
+  }
+
+  async #inTurn<T>(reader: string, work: () => Promise<T>): Promise<T> {
+    const gate = this.#readers.get(reader) ?? new Gate(perReaderMax, perReaderWaitingMax, away, 1);
+    this.#readers.set(reader, gate);
+    try {
+      return await gate.run(work);
+    } finally {
+      if (gate.idle) this.#readers.delete(reader);
+    }
+  }
+
+  #join<T>(key: string, ask: () => Promise<T>): Promise<T> {
+    const running = this.#running.get(key) as Promise<T> | undefined;
+    if (!running) return this.#run(key, ask);
+    const waiting = this.#next.get(key) as Promise<T> | undefined;
+    if (waiting) return waiting;
     const again = (): Promise<T> => {
       this.#next.delete(key);
-      return this.#run(key, () => ask(until));
+      return this.#run(key, ask);
     };
     const next = running.then(again, again);
     this.#next.set(key, next);
@@ -150,15 +204,12 @@ export class RemoteSignals implements Disposable {
     return running;
   }
 
-  async #current(key: string, { path, view, gzip, requestId, until }: Question): Promise<Variant> {
+  async #current(key: string, ask: Ask, gzip: boolean, until: number): Promise<Variant> {
     const held = this.#kept.get(key)?.variant;
-    const headers = {
-      ...askedBy(view, requestId),
-      "Accept-Encoding": gzip ? "gzip" : "identity",
-      ...(held && { "If-None-Match": held.etag }),
-    };
-    const answer = await this.upstream.get(path, headers, until);
-    mustBeArgo(answer, view);
+    const conditional = held && { "If-None-Match": held.etag };
+    const headers = { ...headersOf(ask, gzip), ...conditional };
+    const answer = await this.upstream.get(ask.path, headers, until);
+    mustBeArgo(answer, ask.view);
     const { status } = answer;
     if (status !== 200 && status !== 304) throw refusalOf(answer);
     const etag = answer.headers.get("etag");
@@ -198,11 +249,18 @@ export class RemoteSignals implements Disposable {
   }
 }
 
-type Question = { path: string; view: View; gzip: boolean; requestId: string; until: number };
+/** What this process asks for itself. */
+const ownAsk = (path: string): Ask => ({
+  path,
+  view: fullView,
+  requestId: "alpine-itself",
+  reader: null,
+});
 
-const askedBy = (view: View, requestId: string): Record<string, string> => ({
+const headersOf = ({ view, requestId }: Ask, gzip: boolean): Record<string, string> => ({
   [viewHeader]: viewText(view),
   "X-Request-Id": requestId,
+  "Accept-Encoding": gzip ? "gzip" : "identity",
 });
 
 /**

@@ -6,9 +6,9 @@ import type { Config } from "../../config";
 import { AppError } from "../../errors";
 import type { Admission } from "../../http/admit";
 import type { AppEnv } from "../../http/exchange";
-import { mustHaveExport, viewOfReader } from "../../http/guard";
+import { mustHaveExport } from "../../http/guard";
 import { refuse, strictQuery } from "../../http/validate";
-import type { RemoteSignals } from "./remote";
+import { askOf, type RemoteSignals } from "./remote";
 
 type Deps = {
   config: Config;
@@ -24,7 +24,7 @@ export function remoteRoutes({ config, signals, admission, polls }: Deps) {
 
   // Paths are written anew of what was checked, so that no other one is ever asked for over there.
   const json = async (c: Context<AppEnv>, path: string): Promise<never> => {
-    const { body, ids } = await signals.json(path, viewOfReader(c.env), c.env.requestId);
+    const { body, ids } = await signals.json(askOf(path, c.env));
     c.env.deliver(ids, c.env);
     return c.body(body ?? "", 200, { "Content-Type": "application/json" }) as never;
   };
@@ -36,7 +36,7 @@ export function remoteRoutes({ config, signals, admission, polls }: Deps) {
   app.openapi(routes.exported, async (c) => {
     mustHaveExport(c.env);
     const path = `/api/signals/export?since_id=${c.req.valid("query").since_id}`;
-    const { body, head } = await signals.stream(path, viewOfReader(c.env), c.env.requestId);
+    const { body, head } = await signals.stream(askOf(path, c.env));
     const counted = body.pipeThrough(countLines((ids) => c.env.deliver(ids, c.env)));
     c.env.streamed = true;
     const headers = { "Content-Type": "application/x-ndjson", "Signal-Head": head };

@@ -2,6 +2,7 @@ import { afterEach, describe, expect, test } from "bun:test";
 import { RemoteSignals } from "../../../src/alpine/signals/remote.ts";
 import { AppError } from "../../../src/errors.ts";
 import { fullView, type View, viewHeader, viewOf } from "../../../src/http/entitlement.ts";
+import { until } from "../../harness/process.ts";
 
 /** What an argo elsewhere may answer, and what becomes of it. */
 
@@ -57,7 +58,9 @@ const as = (asked: Asked, body: string | null, more: ResponseInit = {}): Respons
   });
 
 const latest = (remote: RemoteSignals, view: View = fullView, path = PATH) =>
-  remote.variant(path, view, false, "a-request");
+  remote.variant({ path, view, requestId: "a-request", reader: null }, false);
+const json = (remote: RemoteSignals, path: string, reader: string | null = null) =>
+  remote.json({ path, view: STARTER, requestId: "a-request", reader });
 
 const textOf = ({ body }: { body: string | Uint8Array }): string =>
   typeof body === "string" ? body : new TextDecoder().decode(body);
@@ -117,6 +120,45 @@ test("a hundred who ask at once cost two requests, and nobody is given an older 
   expect(remote.joined).toBe(99);
 });
 
+test("one reader who asks for much keeps nobody from asking", async () => {
+  let slow = 0;
+  const { remote, seen } = fake(async (asked) => {
+    if (asked.path.includes("slow")) {
+      slow += 1;
+      await Bun.sleep(400);
+    }
+    return as(asked, "[]");
+  });
+  const greedy = Array.from({ length: 300 }, (_, i) => json(remote, `/slow?${i}`, "greedy"));
+  await until(() => slow === 8, "as many as they may have are under way");
+  const begun = performance.now();
+  await json(remote, "/api/stats", "another");
+  await latest(remote);
+  expect(performance.now() - begun).toBeLessThan(300);
+  expect(seen.length).toBe(10);
+  // Gone before it is awaited: what waits is refused at its deadline, or answered before.
+  await scope.disposeAsync();
+  await Promise.allSettled(greedy);
+}, 30_000);
+
+test("new premium signals are seen, and all others passed by", async () => {
+  const lines = [1, 96, 94.9, 99, null, 95].map((confidence, i) =>
+    JSON.stringify({ id: 10 + i, confidence }),
+  );
+  const { remote, seen } = fake((asked) =>
+    asked.path.includes("export")
+      ? as(asked, lines.map((line) => `${line}\n`).join(""), { headers: { "Signal-Head": "15" } })
+      : as(asked, "[]", { headers: { "Signal-Head": "15" } }),
+  );
+  expect(await remote.premium.headId()).toBe(15);
+  const { count, shown, untilId } = await remote.premium.after(9, 2);
+  expect([count, shown.map(({ id }) => id), untilId]).toEqual([3, [11, 13], 15]);
+  expect(seen.at(-1)).toMatchObject({
+    path: "/api/signals/export?since_id=9",
+    view: "premium=true, delay_seconds=0",
+  });
+});
+
 test("memory is bounded, by entries and by bytes", async () => {
   const large = JSON.stringify("x".repeat(100_000));
   const { remote } = fake((asked) => as(asked, asked.path.includes("large") ? large : "[]"));
@@ -153,7 +195,7 @@ describe("what is no answer of an argo is none of ours", () => {
   for (const [what, answer] of cases) {
     test(what, async () => {
       const { remote } = fake(answer);
-      const work = [latest(remote), remote.json("/api/stats", STARTER, "a-request")];
+      const work = [latest(remote), json(remote, "/api/stats")];
       if (what === "no ETag") work.pop();
       for (const one of work) {
         const error = await refused(one);
@@ -177,7 +219,7 @@ describe("what is no answer of an argo is none of ours", () => {
       const { remote, seen } = fake((asked) =>
         as(asked, problem(code, status), { status, headers }),
       );
-      const error = await refused(remote.json("/api/signals/1", STARTER, "a-request"));
+      const error = await refused(json(remote, "/api/signals/1"));
       expect(error.code as string).toBe(becomes);
       if (code === becomes) expect(error.detail).toBe("Detail.");
       if (retryAfter) expect(error.retryAfterSeconds).toBe(Number(retryAfter));
