@@ -54,13 +54,17 @@ export async function sendMove(
     alpine.changes.write(async (tx) => {
       const nowMs = now();
       const user = await lockUser(tx, userId);
-      const holder = await userByEmail(tx, email);
       if (!user?.isActive) return null;
+      // Whoever has the address: what becomes void, and what is written down, can be seen by whoever
+      // asks, and would tell.
+      await voidTokens(tx, "verify_email", userId, nowMs);
+      await audit(tx, nowMs, origin, { event: "verification_sent", subjectId: userId });
+      const holder = await userByEmail(tx, email);
       if (holder && holder.id !== userId) {
         return holder.isActive ? accountExistsMail(config, holder.email) : null;
       }
-      const token = await issueToken(tx, "verify_email", userId, nowMs, { pending: { email } });
-      await audit(tx, nowMs, origin, { event: "verification_sent", subjectId: userId });
+      const pending = { email };
+      const token = await issueToken(tx, "verify_email", userId, nowMs, { pending, beside: true });
       return verificationMail(config, email, token, nowMs);
     }),
   );

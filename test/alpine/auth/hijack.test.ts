@@ -24,6 +24,7 @@ beforeEach(async () => {
   await alpineOf(at).outbox.idle();
   await alpineOf(at).windows.signupAddress.forgive("127.0.0.1");
   await alpineOf(at).windows.loginAddress.forgive("127.0.0.1");
+  await alpineOf(at).windows.tokenAddress.forgive("127.0.0.1");
   sink.clear();
 });
 
@@ -192,6 +193,30 @@ describe("another address", () => {
     await at.must(422, "POST", "/api/auth/password/reset", body);
   });
 
+  test("leaves no trace of whether somebody has it, in what is exported or what becomes void", async () => {
+    const other = await person(at, { isVerified: true });
+    const traces = [];
+    for (const email of [other.email, "traceless@example.com"]) {
+      const { access } = await person(at, { isVerified: true });
+      const mine = `mine-of-${email}`;
+      for (const asked of [mine, email]) {
+        await ask(access, asked);
+        await alpineOf(at).outbox.idle();
+      }
+      const { audit } = await at.must<{ audit: { event: string }[] }>(
+        200,
+        "GET",
+        "/api/users/export",
+        undefined,
+        access,
+      );
+      const before = await verify(tokenIn((await sink.mailFor(mine)).text));
+      traces.push([before, ...audit.map(({ event }) => event)]);
+    }
+    expect(traces[0]?.[0]).toBe(422);
+    expect(traces[0]).toEqual(traces[1]);
+  });
+
   test("is not verified through the old one", async () => {
     const member = await person(at);
     await ask(member.access, "not-mine@example.com");
@@ -263,9 +288,10 @@ test.if(BACKEND !== "embedded")(
     await held.promise;
     const waiting = (count: number) =>
       until(async () => {
-        const { rows } = await at.db().execute(sql`SELECT FROM pg_stat_activity
-            WHERE datname = current_database() AND wait_event_type = 'Lock'`);
-        return rows.length === count;
+        const { rows } = await at.db().execute(sql`SELECT pid FROM pg_stat_activity
+            WHERE datname = current_database() AND wait_event_type = 'Lock'
+              AND query LIKE '%password_hash%'`);
+        return rows.length >= count;
       });
     const body = { token, new_password: "an owner's password" };
     const reset = at.call("POST", "/api/auth/password/reset", body);
