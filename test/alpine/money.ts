@@ -1,6 +1,6 @@
 /** What tests of money ask of the server, and look at. */
-import { eq } from "drizzle-orm";
-import { plans, revenueMovements, type Tier, users } from "../../db/alpine/schema.ts";
+import { and, eq, isNull } from "drizzle-orm";
+import { plans, revenueMovements, sessions, type Tier, users } from "../../db/alpine/schema.ts";
 import type { Payment } from "../../src/alpine/payments/schema.ts";
 import type { PlanRow } from "../../src/alpine/plans/schema.ts";
 import type { Revenue } from "../../src/alpine/revenue/schema.ts";
@@ -34,8 +34,20 @@ export class Shop {
     const [user] = await this.at.db().select().from(users).where(eq(users.id, userId));
     if (!user) throw new Error("there is no such user");
     const { tier, role } = user;
-    const sessionId = Bun.randomUUIDv7("hex", this.at.clock.ms);
-    return alpine.tokens.sign({ userId, sessionId, generation: 0, tier, role });
+    const of = and(eq(sessions.userId, userId), isNull(sessions.endedAt));
+    const [open] = await this.at.db().select().from(sessions).where(of).limit(1);
+    const { id: sessionId, generation } = open ?? (await this.#session(userId));
+    return alpine.tokens.sign({ userId, sessionId, generation, tier, role });
+  }
+
+  async #session(userId: string): Promise<{ id: string; generation: number }> {
+    const [id, now] = [Bun.randomUUIDv7("hex", this.at.clock.ms), new Date(this.at.clock.ms)];
+    const times = { createdAt: now, lastUsedAt: now, expiresAt: now };
+    await this.at
+      .db()
+      .insert(sessions)
+      .values({ id, userId, ...times });
+    return { id, generation: 0 };
   }
 
   async ask<T>(status: number, who: Member, method: string, path: string, body?: unknown) {
