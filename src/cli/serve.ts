@@ -149,6 +149,7 @@ export function untilSignal(): Promise<void> {
 
 function listen(config: Config, deps: Deps): Server<unknown> {
   const app = createApp(deps);
+  const whole = (request: Request, own: Server<unknown>) => app.fetch(request, own);
   try {
     return Bun.serve({
       hostname: config.host,
@@ -156,10 +157,14 @@ function listen(config: Config, deps: Deps): Server<unknown> {
       routes: Object.fromEntries(
         app.polls.map(({ path, fetch }) => [
           path,
-          { GET: (request: Request, own: Server<unknown>) => fetch(request, own) },
+          {
+            GET: (request: Request, own: Server<unknown>) => fetch(request, own),
+            // Else Bun hands it to the one above, which would count what it does not send.
+            HEAD: whole,
+          },
         ]),
       ),
-      fetch: (request, server) => app.fetch(request, server),
+      fetch: whole,
       // Above our own limit, so that it is our middleware that answers, as a problem document.
       maxRequestBodySize: 128 * 1024 * 1024,
       idleTimeout: 10,

@@ -18,9 +18,11 @@ type Times = {
   /** An attempt without an answer for so long makes us ask whether anybody is there. */
   doubtMs: number;
   livenessMs: number;
-  /** First pause before a retry, and first time of an open circuit; jittered, and growing. */
+  /** First pause before a retry; jittered, and growing. */
   retryMs: number;
+  /** For how long the circuit stays open: at first, and at most. */
   openMs: number;
+  openMsMax: number;
 };
 
 export type UpstreamOptions = Partial<Times> & {
@@ -50,8 +52,8 @@ const usual: Times = {
   livenessMs: 1_000,
   retryMs: 50,
   openMs: 500,
+  openMsMax: 5_000,
 };
-const openMsMax = 5_000;
 const retryMsMax = 1_000;
 const retriesMax = 2;
 /** Retries are at most a tenth of the requests, beside a few that can be saved up. */
@@ -89,7 +91,8 @@ export class Upstream implements Disposable {
   failures = 0;
   readonly #times: Times;
   readonly #session: Bun.FetchSession;
-  readonly #breaker: CircuitBreakerPolicy;
+  #breaker: CircuitBreakerPolicy;
+  #brokeAt = 0;
   readonly #gate: Gate;
   #retriesSaved = retriesSavedMax;
   #streams = 0;
@@ -103,11 +106,7 @@ export class Upstream implements Disposable {
       proxy: false,
       keepAlive: { idleTimeout: idleSeconds, maxIdleSockets: insideMax },
     });
-    const { openMs: initialDelay } = this.#times;
-    this.#breaker = circuitBreaker(handleType(Faltered), {
-      breaker: new ConsecutiveBreaker(failuresMax),
-      halfOpenAfter: new ExponentialBackoff({ initialDelay, maxDelay: openMsMax }),
-    });
+    this.#breaker = this.#closed();
     this.#gate = new Gate(insideMax, waitingMax, away, 1);
   }
 
@@ -168,6 +167,23 @@ export class Upstream implements Disposable {
     this.#session.close();
   }
 
+  #closed(): CircuitBreakerPolicy {
+    const { openMs: initialDelay, openMsMax: maxDelay } = this.#times;
+    const breaker = circuitBreaker(handleType(Faltered), {
+      breaker: new ConsecutiveBreaker(failuresMax),
+      halfOpenAfter: new ExponentialBackoff({ initialDelay, maxDelay }),
+    });
+    breaker.onBreak(() => (this.#brokeAt = performance.now()));
+    return breaker;
+  }
+
+  /** The library goes by the time of day: set back by an hour, it would stay open for one. */
+  #circuit(): CircuitBreakerPolicy {
+    const longAgo = performance.now() - this.#brokeAt > 2 * this.#times.openMsMax;
+    if (this.#breaker.state === CircuitState.Open && longAgo) this.#breaker = this.#closed();
+    return this.#breaker;
+  }
+
   async #persist<T>(path: string, headers: Headed, until: number, read: Read<T>): Promise<T> {
     const { attemptMs, retryMs: initialDelay } = this.#times;
     this.#retriesSaved = Math.min(retriesSavedMax, this.#retriesSaved + retriesShare);
@@ -176,7 +192,7 @@ export class Upstream implements Disposable {
       const leftMs = until - performance.now();
       if (leftMs <= 0) throw new Faltered("no answer in time", false);
       try {
-        return await this.#breaker.execute(() =>
+        return await this.#circuit().execute(() =>
           this.#attempt(path, headers, Math.min(attemptMs, leftMs), read),
         );
       } catch (error) {

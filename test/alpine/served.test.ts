@@ -1,5 +1,6 @@
 import { backends, serveAccounts, type Program } from "../harness/accounts.ts";
-import { testMatrix } from "./matrix.ts";
+import { ROUTES, testMatrix } from "./matrix.ts";
+import { openSplit } from "./split.ts";
 
 /** The same matrix against servers as operators run them. */
 for (const program of ["source", "binary"] satisfies Program[]) {
@@ -8,3 +9,14 @@ for (const program of ["source", "binary"] satisfies Program[]) {
     testMatrix(`${program} on ${backend}`, open, 200);
   }
 }
+
+// Nothing is posted to an alpine without signals of its own, whoever asks.
+testMatrix(
+  "binary, apart from its argo",
+  async () => {
+    const { alpine, [Symbol.asyncDispose]: end } = await openSplit("postgres", {}, "binary");
+    return { ...alpine, [Symbol.asyncDispose]: end };
+  },
+  200,
+  { ...ROUTES, "POST /api/signals": ["anybody", 405] },
+);

@@ -1,9 +1,15 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { readdirSync } from "node:fs";
 import { eq } from "drizzle-orm";
 import { users } from "../../db/alpine/schema.ts";
-import { serveAccounts, type Member, type ServedAccounts } from "../harness/accounts.ts";
+import {
+  JWT_SECRET,
+  serveAccounts,
+  type Member,
+  type ServedAccounts,
+} from "../harness/accounts.ts";
 import { problemOf, READ_TOKEN, signal, WRITE_TOKEN } from "../harness/app.ts";
-import { until } from "../harness/process.ts";
+import { startServer, tempDir, until } from "../harness/process.ts";
 import { randomNumbers, SEED, tellSeed } from "../harness/seed.ts";
 import { openSplit, type Split } from "./split.ts";
 
@@ -19,8 +25,8 @@ let whole: ServedAccounts;
 const WHO = new Map<string, { there: string | null; here: string | null }>();
 
 beforeAll(async () => {
-  split = await openSplit();
-  whole = await serveAccounts("source", "postgres+redis", {
+  split = await openSplit("postgres+redis");
+  whole = await serveAccounts("source", "postgres", {
     SIGNALS_DB: split.db,
     SIGNALS_ACCESS: "key",
   });
@@ -229,7 +235,7 @@ describe("it answers as one process does", () => {
     expect(health.checks).toEqual({
       signals: "healthy",
       database: "healthy",
-      redis: "disabled",
+      redis: "healthy",
     });
     const text = await (await fetch(`${split.alpine.server.url}/metrics`)).text();
     for (const name of ["requests", "failures", "retries", "joined", "revalidated"]) {
@@ -442,4 +448,56 @@ describe("when argo is away", () => {
     expect(logs).not.toContain(READ_TOKEN);
     expect(logs).toContain("requests refused");
   });
+});
+
+describe("what it starts with", () => {
+  const env = { DATABASE_URL: "postgres://nobody@127.0.0.1:1/none", JWT_SECRET };
+  const start = (given: Record<string, string>) =>
+    startServer({ role: "alpine", env: { ...env, ...given } });
+
+  test("not without an address, or without a token: it says which", async () => {
+    for (const [given, name] of [
+      [{ ARGO_READ_TOKEN: READ_TOKEN }, "ARGO_URL"],
+      [{ ARGO_URL: "http://127.0.0.1:1" }, "ARGO_READ_TOKEN"],
+    ] as const) {
+      await expect(start(given)).rejects.toThrow(new RegExp(`ended with exit code 1[^]*${name}`));
+    }
+  });
+
+  test("without an argo that answers, Postgres or Redis: found once they are there", async () => {
+    await using apart = await openSplit("postgres");
+    await apart.killArgo();
+    const at = apart.alpine;
+    expect((await ask(at, LATEST, READ_TOKEN)).status).toBe(503);
+    await at.member();
+    await apart.startArgo();
+    const back = async () => (await ask(at, LATEST, READ_TOKEN)).status === 200;
+    await until(back, "signals are back", 15_000);
+    using dir = tempDir();
+    await using alone = await startServer({
+      role: "alpine",
+      cwd: dir.path,
+      env: { ...env, ARGO_URL: "http://127.0.0.1:1", ARGO_READ_TOKEN: READ_TOKEN },
+    });
+    expect((await fetch(`${alone.url}/livez`)).status).toBe(200);
+    expect((await fetch(`${alone.url}/readyz`)).status).toBe(503);
+    // No signal file is made, and none is looked for.
+    expect(readdirSync(dir.path, { recursive: true }).join()).not.toContain("signals.db");
+  }, 60_000);
+
+  test("a token that argo does not know: refused here, and told to the operator alone", async () => {
+    const other = "another-token-0123456789";
+    await using apart = await openSplit("postgres", { ARGO_READ_TOKEN: other });
+    const seen = await ask(apart.alpine, LATEST, other);
+    expect(seen.status).toBe(503);
+    expect(seen.body).not.toContain("TOKEN");
+    const logs = () => apart.alpine.server.logs().join("\n");
+    await until(() => logs().includes("refuses ARGO_READ_TOKEN"), "it is told");
+    expect(logs()).not.toContain(other);
+    const health = await fetch(`${apart.alpine.server.url}/health`);
+    expect(await health.json()).toMatchObject({
+      status: "degraded",
+      checks: { signals: "unhealthy" },
+    });
+  }, 60_000);
 });

@@ -1,6 +1,11 @@
 /** An argo and an alpine apart, as operators run them: two processes and a link between them. */
 import { copyFileSync } from "node:fs";
-import { serveAccounts, type Backend, type ServedAccounts } from "../harness/accounts.ts";
+import {
+  serveAccounts,
+  type Backend,
+  type Program,
+  type ServedAccounts,
+} from "../harness/accounts.ts";
 import { LEGACY, READ_TOKEN, WRITE_TOKEN } from "../harness/app.ts";
 import { startServer, tempDir, type Server } from "../harness/process.ts";
 import { tcpProxy, type TcpProxy } from "../harness/proxy.ts";
@@ -23,6 +28,7 @@ export const portOf = ({ url }: { url: string }): number => Number(new URL(url).
 export async function openSplit(
   backend: Backend = "postgres",
   env: Record<string, string> = {},
+  program: Program = "source",
 ): Promise<Split> {
   await using cleanup = new AsyncDisposableStack();
   const dir = cleanup.use(tempDir());
@@ -47,10 +53,9 @@ export async function openSplit(
   const given = {
     ARGO_URL: `http://127.0.0.1:${link.port}`,
     SIGNALS_ACCESS: "key",
-    ARGO_WRITE_TOKEN: "",
     ...env,
   };
-  const alpine = cleanup.use(await serveAccounts("source", backend, given, "alpine"));
+  const alpine = cleanup.use(await serveAccounts(program, backend, given, "alpine"));
   const whole = cleanup.move();
   return {
     alpine,

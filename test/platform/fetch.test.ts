@@ -1,4 +1,4 @@
-import { afterEach, describe, expect, test } from "bun:test";
+import { afterEach, describe, expect, setSystemTime, test } from "bun:test";
 import { createServer, type Socket } from "node:net";
 import { AppError } from "../../src/errors.ts";
 import { Upstream, type UpstreamOptions } from "../../src/platform/fetch.ts";
@@ -144,6 +144,22 @@ describe("while it is away", () => {
     status = 200;
     await until(async () => (await client.get("/", {}).catch(() => null))?.status === 200, "back");
     expect(client.open).toBe(false);
+  });
+
+  test("a clock that is set back holds nothing open", async () => {
+    let status = 500;
+    const server = serve(() => new Response("", { status }));
+    const client = upstream(server.port, { openMsMax: 100 });
+    for (let i = 0; i < 5; i += 1) await refused(client.get("/", {}));
+    expect(client.open).toBe(true);
+    status = 200;
+    setSystemTime(new Date(Date.now() - 3_600_000));
+    try {
+      const back = async () => (await client.get("/", {}).catch(() => null))?.status === 200;
+      await until(back, "back", 2_000);
+    } finally {
+      setSystemTime();
+    }
   });
 
   test("nobody there: refused at once, and back when it is back, without a restart", async () => {
