@@ -32,7 +32,7 @@ export type JobsOptions = {
 const schema = "pgboss";
 /** A process that was killed is noticed after this, and its job done by another. */
 const heartbeatSeconds = 10;
-const superviseSeconds = 10;
+const superviseSeconds = 5;
 const expireSeconds = 6 * 3600;
 const daySeconds = 86_400;
 const retryMsMax = 60_000;
