@@ -5,7 +5,7 @@ import { type User, userOf } from "../users/schema";
 import { insertUser, knownAddress, newUser } from "../users/store";
 import { limitTo, lookAt } from "./limits";
 import type { Signup } from "./schema";
-import { sendVerification } from "./verify";
+import { sendSignup, sendVerification } from "./verify";
 
 /**
  * Makes an account of the lowest tier. Null where the address must be verified first: then the
@@ -18,9 +18,14 @@ export async function signup(
   origin: Origin,
 ): Promise<User | null> {
   const { alpine, config, now } = plane;
-  const attempt = await limitTo(plane, "signupAddress", origin.address, origin);
+  const attempts = [await limitTo(plane, "signupAddress", origin.address, origin)];
+  if (config.requireVerifiedEmail) {
+    // Told, whoever has the address: without a mail of their own, all that an owner could answer
+    // would be a stranger's.
+    attempts.push(await limitTo(plane, "verificationAccount", body.email, origin));
+  }
   // Before anything is looked up: it takes as long for a known address as for a new one.
-  const passwordHash = await lookAt([attempt], () => alpine.passwords.hash(body.password));
+  const passwordHash = await lookAt(attempts, () => alpine.passwords.hash(body.password));
   const nowMs = now();
   const user = newUser(nowMs, { email: body.email, fullName: body.full_name, passwordHash });
   const made = await alpine.changes.write(async (tx) => {
@@ -31,10 +36,10 @@ export async function signup(
     return isNew;
   });
   if (config.requireVerifiedEmail) {
-    await sendVerification(plane, body.email, origin, { passwordHash, fullName: user.fullName });
+    sendSignup(plane, body.email, origin, { passwordHash, fullName: user.fullName });
     return null;
   }
   if (!made) throw knownAddress();
-  await sendVerification(plane, body.email, origin, null);
+  await sendVerification(plane, body.email, origin);
   return userOf(user);
 }

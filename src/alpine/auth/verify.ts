@@ -10,33 +10,39 @@ import { limitTo } from "./limits";
 import { accountExistsMail, ownerMail, verificationMail } from "./mails";
 import { issueToken, ownerOf, reissueVerification, useToken, voidTokens } from "./one-time";
 
+/** Sends the mail that verifies the address of an account. Does not fail: the account is made. */
+export async function sendVerification(plane: Plane, email: string, origin: Origin): Promise<void> {
+  await afterwards(plane, email, origin, () => verificationFor(plane, email, origin, null));
+}
+
 /**
- * After a signup: sends the mail that verifies the address or, where the answer must not tell,
- * the one that says that there is an account already. Everything that depends on the address
- * happens after the answer. Whoever has the mailbox decides whose signup counts: each mail makes
- * the account what its own signup asked for (`pending`). Does not fail: the account is made.
+ * After a signup whose answer must not tell: sends the mail that verifies the address, or the one
+ * that says that there is an account already. Everything that depends on the address happens after
+ * the answer. Whoever has the mailbox decides whose signup counts: each mail makes the account what
+ * its own signup asked for (`pending`). Does not fail, and is counted by the caller.
  */
-export async function sendVerification(
-  plane: Plane,
+export function sendSignup(plane: Plane, email: string, origin: Origin, pending: Pending): void {
+  post(plane, () => verificationFor(plane, email, origin, pending));
+}
+
+function verificationFor(
+  { alpine, config, now }: Plane,
   email: string,
   origin: Origin,
   pending: Pending | null,
-): Promise<void> {
-  const { alpine, config, now } = plane;
-  await afterwards(plane, email, origin, () =>
-    alpine.changes.write(async (tx) => {
-      const nowMs = now();
-      const user = await lockUserByEmail(tx, email);
-      if (!user?.isActive) return null;
-      if (user.isVerified) return pending && accountExistsMail(config, user.email);
-      const token = await issueToken(tx, "verify_email", user.id, nowMs, {
-        pending,
-        beside: pending !== null,
-      });
-      await audit(tx, nowMs, origin, { event: "verification_sent", subjectId: user.id });
-      return verificationMail(config, user.email, token, nowMs);
-    }),
-  );
+): Promise<Mail | null> {
+  return alpine.changes.write(async (tx) => {
+    const nowMs = now();
+    const user = await lockUserByEmail(tx, email);
+    if (!user?.isActive) return null;
+    if (user.isVerified) return pending && accountExistsMail(config, user.email);
+    const token = await issueToken(tx, "verify_email", user.id, nowMs, {
+      pending,
+      beside: pending !== null,
+    });
+    await audit(tx, nowMs, origin, { event: "verification_sent", subjectId: user.id });
+    return verificationMail(config, user.email, token, nowMs);
+  });
 }
 
 /**
@@ -78,11 +84,23 @@ async function afterwards(
 ): Promise<void> {
   try {
     await limitTo(plane, "verificationAccount", email, origin);
+    post(plane, make);
+  } catch (error) {
+    notSent(plane, error);
+  }
+}
+
+function post(plane: Plane, make: () => Promise<Mail | null>): void {
+  try {
     plane.alpine.outbox.post(make);
   } catch (error) {
-    const reason = error instanceof AppError ? error.detail : String(error);
-    plane.log.warn({ reason }, "verification not sent");
+    notSent(plane, error);
   }
+}
+
+function notSent({ log }: Plane, error: unknown): void {
+  const reason = error instanceof AppError ? error.detail : String(error);
+  log.warn({ reason }, "verification not sent");
 }
 
 /**

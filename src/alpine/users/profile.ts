@@ -62,6 +62,6 @@ export async function changeProfile(
     throw knownAddress();
   });
   if (moves && config.requireVerifiedEmail) await sendMove(plane, userId, email, origin);
-  else if (moves) await sendVerification(plane, user.email, origin, null);
+  else if (moves) await sendVerification(plane, user.email, origin);
   return userOf(user);
 }

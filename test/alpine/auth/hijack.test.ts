@@ -262,6 +262,18 @@ describe("another address", () => {
   });
 });
 
+test("a signup whose mail will not be sent is told so, whoever has the address", async () => {
+  const { email: known } = await person(at, { isVerified: true });
+  for (const email of [known, "crowded@example.com"]) {
+    const statuses = [];
+    for (let i = 0; i < 6; i += 1) {
+      const body = { email, password: THEIRS, full_name: "Mallory" };
+      statuses.push((await at.call("POST", "/api/auth/signup", body)).status);
+    }
+    expect(statuses).toEqual([202, 202, 202, 202, 202, 429]);
+  }
+});
+
 test("resets that others ask for leave the mails of a signup alone", async () => {
   const email = "flooded@example.com";
   const statuses = [];
