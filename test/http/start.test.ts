@@ -133,6 +133,22 @@ describe("with accounts", () => {
     expect(shown(page)).toEqual(["reset-password"]);
   });
 
+  test("a link that is opened while another is answered keeps its form and its token", async () => {
+    const tokens: unknown[] = [];
+    const answered = Promise.withResolvers<Response>();
+    const page = await visit(at.app, "#verify-email=first", async (request) => {
+      tokens.push(((await request.json()) as { token: unknown }).token);
+      return tokens.length === 1 ? answered.promise : new Response(null, { status: 204 });
+    });
+    const first = page.submit("verify-email");
+    page.follow("#reset-password=second");
+    answered.resolve(new Response(null, { status: 204 }));
+    await first;
+    expect(shown(page)).toEqual(["reset-password"]);
+    await page.submit("reset-password", { new_password: PASSWORD });
+    expect(tokens).toEqual(["first", "second"]);
+  });
+
   test("a server that is gone is told, and what was typed stays", async () => {
     const page = await visit(at.app, "#reset-password=abc", () =>
       Promise.reject(new Error("gone")),

@@ -60,8 +60,8 @@ export const resetMail = (place: Place, to: string, token: string): Mail =>
 export const ownerMail = (place: Place, to: string, token: string): Mail =>
   passwordMail(place, to, token, {
     subject: "Is this your e-mail address?",
-    why: `Somebody asked to verify this e-mail address. Others may have signed up with it as well, or it
-was too long ago: whoever chooses a new password has the account.`,
+    why: `Somebody asked to verify this e-mail address. More than one may have signed up
+with it, or it was too long ago: whoever chooses a new password has the account.`,
   });
 
 function passwordMail(
@@ -72,8 +72,8 @@ function passwordMail(
 ): Mail {
   const base = baseUrl(place);
   const link = `${base}/#reset-password=${token}`;
-  const text = `${why} If that was you,
-choose one within an hour:
+  const text = `${why}
+If that was you, choose one within an hour:
 
 ${link}
 

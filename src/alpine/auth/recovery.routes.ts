@@ -52,7 +52,8 @@ export function recoveryRoutes(plane: Plane) {
     path: "/api/auth/verify-email/resend",
     tags,
     summary: "Send the mail that verifies an address again",
-    description: "The answer is the same whoever has the address.",
+    description:
+      "The answer is the same whoever has the address. Where a sign-up must be verified and more than one may wait, the mail asks for a new password instead.",
     middleware: open,
     request: { body: jsonBody(EmailAddress) },
     responses: { 202: json(Accepted, "Taken"), ...openProblems },

@@ -52,6 +52,7 @@ async function send(form) {
     document.getElementById(`${input.id}-fault`).textContent = "";
   }
   const button = form.querySelector("button");
+  const sent = token;
   button.disabled = true;
   say("One moment.");
   try {
@@ -61,10 +62,12 @@ async function send(form) {
       body: JSON.stringify({ token, ...Object.fromEntries(new FormData(form)) }),
     });
     if (response.ok) {
+      say(done[form.id]);
+      // Another link may have been opened meanwhile: its form and its token stay.
+      if (token !== sent) return;
       form.hidden = true;
       form.reset();
       token = "";
-      say(done[form.id]);
       answer.focus();
     } else show(form, await response.json());
   } catch {
