@@ -61,6 +61,8 @@ const retriesShare = 0.1;
 const retriesSavedMax = 10;
 /** In a row, before the circuit opens. */
 const failuresMax = 5;
+/** Slow ones that are not counted among those under way; each has a connection as well. */
+const slowMax = 100;
 const streamsMax = 8;
 const streamIdleMs = 30_000;
 const bodyBytesMax = 32 * 1024 * 1024;
@@ -96,11 +98,12 @@ export class Upstream implements Disposable {
   readonly #gate: Gate;
   #retriesSaved = retriesSavedMax;
   #streams = 0;
+  #slow = 0;
   #asking: Promise<boolean> | null = null;
 
   constructor(private readonly options: UpstreamOptions) {
     this.#times = { ...usual, ...options };
-    const { away, insideMax = 64, waitingMax = 1_000 } = options;
+    const { away, insideMax = 16, waitingMax = 1_000 } = options;
     this.#session = new Bun.FetchSession({
       // None of the environment: it would be shown the token.
       proxy: false,
@@ -132,7 +135,7 @@ export class Upstream implements Disposable {
     );
     const read: Read<UpstreamAnswer> = (response) => this.#whole(response);
     try {
-      const work = this.#gate.run(() => this.#persist(path, headers, until, read));
+      const work = this.#gate.run((leave) => this.#persist(path, headers, until, read, leave));
       return await Promise.race([work, late.promise]);
     } catch (error) {
       throw this.#told(error);
@@ -184,7 +187,13 @@ export class Upstream implements Disposable {
     return this.#breaker;
   }
 
-  async #persist<T>(path: string, headers: Headed, until: number, read: Read<T>): Promise<T> {
+  async #persist<T>(
+    path: string,
+    headers: Headed,
+    until: number,
+    read: Read<T>,
+    leave?: () => void,
+  ): Promise<T> {
     const { attemptMs, retryMs: initialDelay } = this.#times;
     this.#retriesSaved = Math.min(retriesSavedMax, this.#retriesSaved + retriesShare);
     let pause = new ExponentialBackoff({ initialDelay, maxDelay: retryMsMax }).next();
@@ -193,7 +202,7 @@ export class Upstream implements Disposable {
       if (leftMs <= 0) throw new Faltered("no answer in time", false);
       try {
         return await this.#circuit().execute(() =>
-          this.#attempt(path, headers, Math.min(attemptMs, leftMs), read),
+          this.#attempt(path, headers, Math.min(attemptMs, leftMs), read, leave),
         );
       } catch (error) {
         const again = error instanceof Faltered && error.again && retries < retriesMax;
@@ -211,11 +220,27 @@ export class Upstream implements Disposable {
     return true;
   }
 
-  async #attempt<T>(path: string, headers: Headed, ms: number, read: Read<T>): Promise<T> {
+  async #attempt<T>(
+    path: string,
+    headers: Headed,
+    ms: number,
+    read: Read<T>,
+    leave?: () => void,
+  ): Promise<T> {
     const { url, headers: own } = this.options;
     const stop = new AbortController();
     const late = setTimeout(() => stop.abort(new Faltered("no answer in time", true)), ms);
-    const doubt = setTimeout(() => void this.#mustLive(stop), this.#times.doubtMs);
+    let [ended, slow] = [false, 0];
+    const doubt = setTimeout(async () => {
+      const lives = await this.#lives();
+      if (ended) return;
+      if (!lives) return stop.abort(new Faltered("silent", false));
+      // Somebody is there who takes long: that keeps nobody from what is answered at once.
+      if (!leave || this.#slow >= slowMax) return;
+      slow = 1;
+      this.#slow += slow;
+      leave();
+    }, this.#times.doubtMs);
     this.requests += 1;
     try {
       const response = await this.#session.fetch(url + path, {
@@ -241,12 +266,9 @@ export class Upstream implements Disposable {
     } finally {
       clearTimeout(late);
       clearTimeout(doubt);
+      ended = true;
+      this.#slow -= slow;
     }
-  }
-
-  /** Gives up what waits for nobody: a slow answer comes from somebody who is there. */
-  async #mustLive(stop: AbortController): Promise<void> {
-    if (!(await this.#lives())) stop.abort(new Faltered("silent", false));
   }
 
   #lives(): Promise<boolean> {

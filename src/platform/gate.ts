@@ -16,20 +16,29 @@ export class Gate {
     return this.#inside === 0;
   }
 
-  /** @throws AppError 503 when too many wait already. */
-  async run<T>(work: () => Promise<T>): Promise<T> {
+  /**
+   * @param work may `leave` before its end, for the next one to come in.
+   * @throws AppError 503 when too many wait already.
+   */
+  async run<T>(work: (leave: () => void) => Promise<T>): Promise<T> {
     if (this.#queue.length >= this.waitingMax) {
       const { retryAfterSeconds } = this;
       throw new AppError("unavailable", this.full, { retryAfterSeconds });
     }
     if (this.#inside >= this.insideMax) await new Promise<void>((go) => this.#queue.push(go));
     else this.#inside += 1;
-    try {
-      return await work();
-    } finally {
+    let left = false;
+    const leave = (): void => {
+      if (left) return;
+      left = true;
       const next = this.#queue.shift();
       if (next) next();
       else this.#inside -= 1;
+    };
+    try {
+      return await work(leave);
+    } finally {
+      leave();
     }
   }
 }

@@ -198,6 +198,20 @@ describe("while it is away", () => {
     expect(server.seen.length).toBe(1);
   });
 
+  test("slow keeps nobody from what is answered at once", async () => {
+    const server = serve(async (request) => {
+      if (request.url.includes("slow")) await Bun.sleep(600);
+      return new Response("ok");
+    });
+    const client = upstream(server.port, { insideMax: 2 });
+    const slow = Array.from({ length: 4 }, () => client.get("/slow", {}));
+    const begun = performance.now();
+    await client.get("/", {});
+    // Two and two make room for each other after the 100 ms of doubt.
+    expect(performance.now() - begun).toBeLessThan(450);
+    expect((await Promise.all(slow)).every(({ status }) => status === 200)).toBe(true);
+  });
+
   test("no answer in time: refused at the deadline, not later", async () => {
     const server = serve(() => new Promise<Response>(() => undefined));
     const client = upstream(server.port, { deadlineMs: 400, attemptMs: 300 });

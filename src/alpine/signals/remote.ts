@@ -36,7 +36,7 @@ type Told = { body: Uint8Array<ArrayBuffer>; ids: readonly number[] };
 type Kept = { variant: Variant; bytes: number };
 
 const away = "Signals are not available at the moment. Try again.";
-const perReaderMax = 8;
+const perReaderMax = 6;
 const perReaderWaitingMax = 1_000;
 const entriesMax = 1_024;
 const bytesMax = 16 * 1024 * 1024;

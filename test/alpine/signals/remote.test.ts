@@ -130,12 +130,12 @@ test("one reader who asks for much keeps nobody from asking", async () => {
     return as(asked, "[]");
   });
   const greedy = Array.from({ length: 300 }, (_, i) => json(remote, `/slow?${i}`, "greedy"));
-  await until(() => slow === 8, "as many as they may have are under way");
+  await until(() => slow === 6, "as many as they may have are under way");
   const begun = performance.now();
   await json(remote, "/api/stats", "another");
   await latest(remote);
   expect(performance.now() - begun).toBeLessThan(300);
-  expect(seen.length).toBe(10);
+  expect(seen.length).toBe(8);
   // Gone before it is awaited: what waits is refused at its deadline, or answered before.
   await scope.disposeAsync();
   await Promise.allSettled(greedy);
