@@ -1,4 +1,5 @@
 import { parseArgs } from "node:util";
+import { fanout } from "./benches/fanout";
 import { ingest } from "./benches/ingest";
 import { keyed } from "./benches/keyed";
 import { logins } from "./benches/logins";
@@ -38,6 +39,7 @@ const benches: readonly Bench[] = [
   revoked,
   overshoot,
   subscribed,
+  fanout,
 ];
 const names = benches.map(({ name }) => name);
 

@@ -1,12 +1,16 @@
-import { join } from "node:path";
-import { Client } from "pg";
-import { EmbeddedPostgres } from "../../src/platform/embedded";
-import { logIn, makeKey, type Person, signUp, startAccounts, startBackend } from "../lib/accounts";
+import {
+  connectAccounts,
+  logIn,
+  makeKey,
+  type Person,
+  signUp,
+  startAccounts,
+  startBackend,
+} from "../lib/accounts";
 import type { Bench, Context } from "../lib/context";
 import { discard, workingCopy } from "../lib/dataset";
 import { fixedRateRound, runGenerator } from "../lib/generator";
 import type { LoginOptions, LoginReport } from "../lib/login-client";
-import { cacheDir } from "../lib/paths";
 import { latestPath, portOf } from "../lib/product";
 import { emptyResult, type Result } from "../lib/result";
 import { movedUs, p99MovedText, pushLatencies, spreadUs } from "../lib/tails";
@@ -108,14 +112,7 @@ async function underLogins(context: Context, result: Result, embedded: boolean):
 
 /** A query that only reckons, made long enough on this machine, through a connection of its own. */
 async function openHeavy(databaseUrl: string | null, instance: string) {
-  const dataDir = join(cacheDir, "data", `dir-${instance}`);
-  const socketDir = await EmbeddedPostgres.locate(join(dataDir, "postgres", "cluster"));
-  const client = new Client(
-    databaseUrl === null
-      ? { host: socketDir ?? "", user: "postgres", database: "postgres" }
-      : { connectionString: databaseUrl },
-  );
-  await client.connect();
+  const client = await connectAccounts(databaseUrl, instance);
   const reckon = async (rows: number): Promise<number> => {
     const startedMs = performance.now();
     await client.query(

@@ -1,4 +1,6 @@
 import { join } from "node:path";
+import { Client } from "pg";
+import { EmbeddedPostgres } from "../../src/platform/embedded";
 import { ownPostgres, redis, type TestPostgres } from "../../test/harness/servers";
 import { rootDir } from "./paths";
 import type { Server } from "./peers";
@@ -66,6 +68,19 @@ export async function startAccounts(given: AccountsOptions): Promise<AccountsSer
     await server.child.stop();
     throw error;
   }
+}
+
+/** A connection of our own to the accounts of a server; null is the embedded database. */
+export async function connectAccounts(
+  databaseUrl: string | null,
+  instance: string,
+): Promise<Client> {
+  const cluster = join(dataDirOf(instance), "postgres", "cluster");
+  const host = (await EmbeddedPostgres.locate(cluster)) ?? "";
+  const embedded = { host, user: "postgres", database: "postgres" };
+  const client = new Client(databaseUrl === null ? embedded : { connectionString: databaseUrl });
+  await client.connect();
+  return client;
 }
 
 /** An administrator, made by the command as an operator makes them; once for servers that share. */
