@@ -221,7 +221,12 @@ export function triggersFor(layout: Layout): { name: string; sql: string }[] {
     .map((table) => `UPDATE ${table} SET id = NEW.${id} WHERE id = OLD.${id};`)
     .join(" ");
   const [was, is] = [layout.timestampIn("OLD"), layout.timestampIn("NEW")];
-  const redated = `NEW.${id} = OLD.${id} AND ${is} IS NOT ${was}`;
+  /** A row that counts from its own timestamp counts from another one. */
+  const redate = (when: string) =>
+    `DELETE FROM argo_dated WHERE id = NEW.${id} AND ${when}; ` +
+    `INSERT INTO argo_dated (id, arrived_at) SELECT NEW.${id}, ${dated(is)} ` +
+    `WHERE ${when} AND ${dated(is)} IS NOT NULL ` +
+    `AND NOT EXISTS (SELECT 1 FROM argo_received WHERE id = NEW.${id});`;
   return [
     {
       name: "argo_signals_insert",
@@ -238,16 +243,14 @@ export function triggersFor(layout: Layout): { name: string; sql: string }[] {
       sql:
         `CREATE TRIGGER argo_signals_update AFTER UPDATE ON "signals" BEGIN ` +
         `UPDATE argo_head SET updates = updates + 1; ` +
-        `DELETE FROM argo_dated WHERE id = NEW.${id} AND ${redated}; ` +
-        `INSERT INTO argo_dated (id, arrived_at) SELECT NEW.${id}, ${dated(is)} ` +
-        `WHERE ${redated} AND ${dated(is)} IS NOT NULL ` +
-        `AND NOT EXISTS (SELECT 1 FROM argo_received WHERE id = NEW.${id}); END`,
+        // Which of two triggers comes first is not known: the other one is for rows that move.
+        `${redate(`NEW.${id} = OLD.${id} AND ${is} IS NOT ${was}`)} END`,
     },
     {
       name: "argo_signals_move",
       sql:
         `CREATE TRIGGER argo_signals_move AFTER UPDATE ON "signals" WHEN NEW.${id} <> OLD.${id} ` +
-        `BEGIN ${forget("NEW")} ${move} END`,
+        `BEGIN ${forget("NEW")} ${move} ${redate(`${is} IS NOT ${was}`)} END`,
     },
     {
       name: "argo_signals_delete",

@@ -347,6 +347,8 @@ export class SignalReader implements Disposable {
   /** The bounds of what is seen, from those of before; null when they are to be found anew. */
   raise(bounds: Bounds, since: Mark, mark: Mark, sight: Sight): Bounds | null {
     const layout = this.#mustLayout();
+    // What was on top may have given way without a trace.
+    if (layout.unique && since.inserts !== mark.inserts) return null;
     return guarded(() => {
       const bindings = this.#fallenBetween(since, mark);
       if (!bindings) return null;

@@ -49,6 +49,7 @@ export class Horizon {
   sight: Sight;
   /** Tells this view from others in cursors and between threads; empty for the one that sees all. */
   readonly name: string;
+  readonly #premium: boolean;
   readonly #delayMs: number;
   /** Between which times by the clock, less the delay, the rows that are seen are the same. */
   #fromMs = Infinity;
@@ -66,6 +67,7 @@ export class Horizon {
     private readonly now: () => number,
   ) {
     const { premium, delaySeconds } = view;
+    this.#premium = premium;
     this.#delayMs = delaySeconds * 1_000;
     this.name = view === fullView ? "" : `${premium} ${delaySeconds}`;
     this.sight = view === fullView ? null : { premium, until: null };
@@ -126,8 +128,11 @@ export class Horizon {
       !reader.isLate(was, from) &&
       // Of two rows that a unique index keeps apart one may have gone without a trace.
       !(reader.layout?.unique && was.inserts !== mark.inserts);
-    if (same) this.#mark = { ...mark, until: was.until };
-    else this.#moveTo(until, mark);
+    // By a clock that was set back less is due of what may yet be committed late.
+    const by = same && was.until < until ? was.until : until;
+    this.#mark = { ...mark, until: by };
+    this.sight = { premium: this.#premium, until: by };
+    if (!same) this.version += 1;
     this.#from = from;
     this.#fromMs = from === "" ? -Infinity : Date.parse(from);
     this.#toMs = next === "" ? Infinity : Date.parse(next);
@@ -136,13 +141,9 @@ export class Horizon {
   #lookUnwatched(dueMs: number): void {
     this.#fromMs = Math.floor(dueMs / unwatchedMs) * unwatchedMs;
     this.#toMs = this.#fromMs + unwatchedMs;
-    this.#moveTo(new Date(this.#fromMs).toISOString(), null);
-  }
-
-  #moveTo(until: string, mark: Mark | null): void {
+    this.#mark = null;
+    this.sight = { premium: this.#premium, until: new Date(this.#fromMs).toISOString() };
     this.version += 1;
-    this.sight = { premium: this.sight?.premium ?? false, until };
-    this.#mark = mark;
   }
 
   #find(sight: NonNullable<Sight>): Bounds | Promise<Bounds> {
