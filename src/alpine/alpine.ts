@@ -24,6 +24,7 @@ import { Plans } from "./plans/registry";
 import { type Database, migrate } from "./database";
 import { Seal } from "./seal";
 import { deriveKey, jwtSecrets } from "./secrets";
+import { settleEvents } from "./stripe/apply";
 import { settleDue } from "./subscriptions/renew";
 import { Usage } from "./usage/usage";
 
@@ -283,7 +284,9 @@ export class Alpine implements AsyncDisposable {
   async tend(): Promise<void> {
     await this.usage.flush();
     const { config, log, now } = this.options;
-    await settleDue({ db: () => this.db(), changes: this.changes, now, log, config });
+    const ground = { db: () => this.db(), changes: this.changes, now, log, config };
+    await settleDue(ground);
+    await settleEvents(ground);
     await this.changes.forget();
     this.credentials.forget();
   }

@@ -11,6 +11,7 @@ import { paymentRoutes } from "./payments/routes";
 import type { Plane } from "./plane";
 import { planRoutes } from "./plans/routes";
 import { revenueRoutes } from "./revenue/routes";
+import { stripeRoutes } from "./stripe/webhook.routes";
 import { subscriptionRoutes } from "./subscriptions/routes";
 import { usageRoutes } from "./usage/routes";
 import { userRoutes } from "./users/routes";
@@ -30,6 +31,7 @@ export function mountAlpine(app: OpenAPIHono<AppEnv>, plane: Plane): void {
     usageRoutes,
     subscriptionRoutes,
     paymentRoutes,
+    stripeRoutes,
     revenueRoutes,
   ];
   for (const routes of modules) app.route("/", routes(plane));

@@ -111,6 +111,7 @@ export const ROUTES: Record<string, [right: Right, status: number, path?: string
     422,
     `/api/admin/payments/${SOMEBODY}/refund`,
   ],
+  "POST /api/webhooks/stripe": ["anybody", 404],
   "GET /api/admin/revenue": ["admin:read", 200],
 };
 

@@ -124,7 +124,7 @@ export class Shop {
       .select()
       .from(revenueMovements)
       .where(eq(revenueMovements.userId, who.id))
-      .orderBy(revenueMovements.at, revenueMovements.id);
+      .orderBy(revenueMovements.at, revenueMovements.deltaMinor);
     return rows.map(({ kind, tier, deltaMinor }) => `${kind} ${tier} ${deltaMinor}`);
   }
 }

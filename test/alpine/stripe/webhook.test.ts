@@ -1,0 +1,305 @@
+import { afterAll, beforeAll, beforeEach, expect, test } from "bun:test";
+import { eq, sql } from "drizzle-orm";
+import { plans, providerEvents, users } from "../../../db/alpine/schema.ts";
+import type { Accounts, Member } from "../../harness/accounts.ts";
+import { problemOf } from "../../harness/app.ts";
+import { randomNumbers, SEED, tellSeed } from "../../harness/seed.ts";
+import { DAY, Shop } from "../money.ts";
+import { alpineOf, people, person } from "../people.ts";
+import { Customer, openShop, PRICES, send, type StripeEvent } from "./world.ts";
+
+let at: Accounts;
+let shop: Shop;
+beforeAll(async () => {
+  at = await openShop();
+  shop = new Shop(at);
+});
+afterAll(() => at[Symbol.asyncDispose]());
+beforeEach(forgetAll);
+
+const now = () => Math.floor(at.clock.ms / 1000);
+const day = 86_400;
+const ROUNDS = Number(process.env["STRIPE_ROUNDS"] ?? 3);
+
+async function forgetAll(): Promise<void> {
+  await at.db().execute(sql`TRUNCATE subscriptions, invoices, payments, revenue_movements,
+    provider_events, notifications`);
+  await at.db().update(users).set({ tier: "starter" });
+}
+
+/** All that money comes to, whoever wrote it and when. */
+async function state() {
+  const read = async (table: string) => {
+    const { rows } = await at
+      .db()
+      .execute<{ row: unknown }>(sql.raw(`SELECT to_jsonb(t) AS row FROM ${table} t ORDER BY id`));
+    return rows.map(({ row }) => row);
+  };
+  const { rows: tiers } = await at.db().execute(sql`SELECT id, tier FROM users ORDER BY id`);
+  const held = await at
+    .db()
+    .select({ id: providerEvents.id, fault: providerEvents.fault })
+    .from(providerEvents)
+    .where(sql`applied_at IS NULL`)
+    .orderBy(providerEvents.id);
+  return {
+    subscriptions: await read("subscriptions"),
+    invoices: await read("invoices"),
+    payments: await read("payments"),
+    movements: await read("revenue_movements"),
+    tiers,
+    held,
+  };
+}
+
+async function sendAll(events: readonly StripeEvent[]): Promise<void> {
+  for (const event of events) expect((await send(at, event)).status).toBe(200);
+}
+
+const tierOf = async ({ id }: Member) =>
+  (await at.db().select().from(users).where(eq(users.id, id)))[0]?.tier;
+
+/** What has come in and gone back, by kind. */
+async function cash(who: Member): Promise<string[]> {
+  type Page = { payments: { kind: string; amount_minor: number }[] };
+  const { payments } = await shop.ask<Page>(200, who, "GET", "/api/payments");
+  return payments.map(({ kind, amount_minor }) => `${kind} ${amount_minor}`).toSorted();
+}
+
+test.each(["old", "new"] as const)("a life at Stripe, told by the %s API", async (version) => {
+  const who = await person(at);
+  const customer = new Customer(who.id, version);
+  const begin = now() - 200 * day;
+  customer.buy("pro", begin);
+  await sendAll(customer.events);
+  expect(await tierOf(who)).toBe("pro");
+  const events = await at.db().select().from(providerEvents);
+  expect(events.filter(({ fault, appliedAt }) => fault !== null || !appliedAt)).toEqual([]);
+  customer.renew(begin + 30 * day);
+  customer.change("elite", begin + 40 * day);
+  customer.fail(begin + 60 * day, begin + 63 * day);
+  customer.refund(begin + 64 * day, "a", 1_000);
+  customer.refund(begin + 65 * day, "a", 500);
+  customer.cancel(begin + 70 * day);
+  await sendAll(customer.events);
+  expect((await shop.current(who)).subscription).toMatchObject({
+    provider: "stripe",
+    status: "active",
+    tier: "elite",
+    price_minor: 49_900,
+    currency: "USD",
+    period_start: new Date((begin + 60 * day) * 1000).toISOString(),
+    period_end: new Date((begin + 90 * day) * 1000).toISOString(),
+    cancel_at_period_end: true,
+  });
+  expect(await tierOf(who)).toBe("elite");
+  customer.end(begin + 90 * day);
+  await sendAll(customer.events);
+  expect((await shop.current(who)).subscription).toBeNull();
+  expect(await tierOf(who)).toBe("starter");
+  expect(await shop.movements(who)).toEqual([
+    "new pro 14900",
+    "expansion pro -14900",
+    "expansion elite 49900",
+    "churn elite -49900",
+  ]);
+  expect(await cash(who)).toEqual([
+    "charge 1234",
+    "charge 14900",
+    "charge 14900",
+    "charge 49900",
+    "failure 49900",
+    "refund 1000",
+    "refund 500",
+  ]);
+  const { currencies, held_events } = await shop.revenue();
+  expect(held_events).toBe(0);
+  expect(currencies[0]).toMatchObject({ mrr_minor: 0 });
+});
+
+test("whoever does not pay keeps their rights for the grace period, and has them back when they do", async () => {
+  const who = await person(at);
+  const customer = new Customer(who.id);
+  const begin = now() - 31 * day;
+  customer.buy("pro", begin);
+  const again = begin + 39 * day;
+  customer.fail(begin + 30 * day, again);
+  await sendAll(customer.events.filter(({ created }) => created < again));
+  const { subscription } = await shop.current(who);
+  expect(subscription).toMatchObject({ status: "past_due" });
+  expect(await tierOf(who)).toBe("pro");
+  type News = { notifications: { kind: string }[] };
+  const { notifications } = await shop.ask<News>(200, who, "GET", "/api/notifications");
+  expect(notifications.filter(({ kind }) => kind === "payment_failed")).toHaveLength(1);
+
+  at.clock.ms = Date.parse(subscription?.grace_until ?? "") - 1;
+  await alpineOf(at).tend();
+  expect(await tierOf(who)).toBe("pro");
+  at.clock.ms += 1;
+  await alpineOf(at).tend();
+  expect(await tierOf(who)).toBe("starter");
+  expect((await shop.current(who)).subscription?.status).toBe("incomplete");
+  expect(await shop.movements(who)).toEqual(["new pro 14900", "churn pro -14900"]);
+  // Stripe goes on trying; the account has no second subscription meanwhile.
+  await shop.ask(409, who, "POST", "/api/subscriptions", { tier: "pro" });
+  at.clock.ms += DAY;
+  await sendAll(customer.events.filter(({ created }) => created >= again));
+  expect(await tierOf(who)).toBe("pro");
+  expect(await shop.movements(who)).toEqual([
+    "new pro 14900",
+    "churn pro -14900",
+    "reactivation pro 14900",
+  ]);
+});
+
+test("what is forged, stale, malformed or too large is refused, and nothing is written", async () => {
+  const customer = new Customer((await person(at)).id);
+  customer.buy("pro", now());
+  const [event] = customer.events;
+  const payload = JSON.stringify(event);
+  const refused = async (response: Response, status: number) =>
+    expect((await problemOf(response)).status).toBe(status);
+  await refused(await send(at, event, { secret: "whsec_of_somebody_else" }), 400);
+  await refused(await send(at, event, { agoSeconds: 301 }), 400);
+  await refused(await send(at, "not JSON"), 400);
+  await refused(await send(at, { id: "evt_1" }), 400);
+  await refused(await send(at, { ...event, created: "now" }), 400);
+  await refused(await send(at, payload + " ".repeat(1024 * 1024)), 413);
+  const post = (headers: Record<string, string>, body: string) =>
+    at.app.send(
+      new Request("http://argo.test/api/webhooks/stripe", { method: "POST", headers, body }),
+    );
+  await refused(await post({}, payload), 400);
+  await refused(await post({ "Stripe-Signature": "t=1,v1=00" }, payload), 400);
+  expect(await at.db().select().from(providerEvents)).toEqual([]);
+  expect((await send(at, event, { agoSeconds: 299 })).status).toBe(200);
+});
+
+test("events of somebody unknown are kept, and count when it is known whose they are", async () => {
+  const who = await person(at);
+  const customer = new Customer(who.id);
+  customer.buy("pro", now() - day);
+  const strip = (event: StripeEvent) =>
+    JSON.parse(
+      JSON.stringify(event).replaceAll(/"metadata":\{[^{}]+\}/g, '"metadata":{"price_id":"x"}'),
+    ) as StripeEvent;
+  const events = customer.events.map(strip);
+  const checkout = events.pop();
+  await sendAll(events);
+  expect(await tierOf(who)).toBe("starter");
+  expect((await shop.revenue()).held_events).toBe(events.length);
+  const [held] = await at.db().select().from(providerEvents);
+  expect(held?.fault).toBe("It is not known whose customer this is.");
+  expect((await send(at, checkout)).status).toBe(200);
+  expect(await tierOf(who)).toBe("pro");
+  expect((await shop.revenue()).held_events).toBe(0);
+
+  const nobody = new Customer(crypto.randomUUID());
+  nobody.buy("pro", now() - day);
+  const before = await state();
+  await sendAll(nobody.events);
+  const after = await state();
+  expect({ ...after, held: before.held }).toEqual(before);
+  expect(after.held[0]?.fault).toBe("There is no account of this customer.");
+});
+
+test("a price that no plan has is waited for", async () => {
+  const who = await person(at);
+  const set = (id: string | null) =>
+    at.db().update(plans).set({ stripePriceId: id }).where(eq(plans.tier, "elite"));
+  await set(null);
+  const customer = new Customer(who.id);
+  customer.buy("pro", now() - day);
+  await sendAll(customer.events);
+  customer.events.length = 0;
+  customer.change("elite", now());
+  const text = JSON.stringify(customer.events);
+  await sendAll(
+    JSON.parse(text.replaceAll('"price_id":"price_elite"', '"price_id":"x"')) as StripeEvent[],
+  );
+  expect(await tierOf(who)).toBe("pro");
+  await set(PRICES.elite.id);
+  await alpineOf(at).tend();
+  expect(await tierOf(who)).toBe("elite");
+});
+
+test("an account has one subscription: what would be a second one waits", async () => {
+  const who = await person(at);
+  await shop.subscribe(who, "starter");
+  await shop.pay(who);
+  const customer = new Customer(who.id);
+  customer.buy("pro", now());
+  await sendAll(customer.events);
+  expect(await tierOf(who)).toBe("starter");
+  const [held] = await at.db().select().from(providerEvents);
+  expect(held?.fault).toMatch(/^The account has another subscription besides sub_/);
+  const { subscription } = await shop.cancel(who);
+  await shop.pass(Date.parse(subscription?.period_end ?? "") - at.clock.ms);
+  await alpineOf(at).tend();
+  expect(await tierOf(who)).toBe("pro");
+});
+
+test("duplicated, reordered, replayed and concurrent events end as once in order (R13)", async () => {
+  tellSeed();
+  const random = randomNumbers();
+  const below = (n: number): number => Math.floor(random() * n);
+  const pick = <T>(values: readonly T[]): T => values[below(values.length)] as T;
+  const shuffled = <T>(values: readonly T[]): T[] =>
+    values
+      .map((value) => [random(), value] as const)
+      .toSorted(([a], [b]) => a - b)
+      .map(([, value]) => value);
+  await using beside = await openShop({ beside: at, now: at.clock.ms });
+  const doors = [at, beside];
+  const tiers = ["starter", "pro", "elite"] as const;
+
+  const live = (userId: string): StripeEvent[] => {
+    const customer = new Customer(userId, pick(["old", "new"]));
+    let time = now() - 400 * day;
+    for (let lives = 1 + below(2); lives > 0; lives -= 1) {
+      customer.buy(pick(tiers), time, { trialDays: pick([0, 0, 14]) });
+      for (let step = below(8); step > 0; step -= 1) {
+        // Many at the same second.
+        time += below(3) === 0 ? 0 : below(20) * day;
+        const kind = below(7);
+        if (kind === 0) customer.pay(time);
+        else if (kind === 1) customer.change(pick(tiers), time);
+        else if (kind === 2) {
+          const again = pick([null, time, time + 2 * day, time + 9 * day]);
+          customer.fail(time, again);
+        } else if (kind === 3) customer.cancel(time, below(2) === 0);
+        else if (kind === 4) customer.refund(time, pick(["a", "b"]), 100 * (1 + below(9)));
+        else customer.renew(time);
+      }
+      time += day;
+      if (lives > 1 || below(2) === 0) customer.end(time);
+      time += below(3) * day;
+    }
+    return customer.events;
+  };
+
+  for (let round = 0; round < ROUNDS; round += 1) {
+    await forgetAll();
+    const members = await people(at, 3);
+    const events = members.flatMap(({ id }) => live(id));
+    await sendAll(events);
+    const expected = await state();
+    expect(expected.subscriptions.length).toBeGreaterThan(2);
+    expect(expected.held).toEqual([]);
+
+    for (const width of [1, 8]) {
+      const what = { seed: SEED, round, width };
+      await forgetAll();
+      const all = shuffled([...events, ...events.filter(() => below(3) === 0)]);
+      for (let i = 0; i < all.length; i += width) {
+        const answers = all.slice(i, i + width).map((event) => send(pick(doors), event));
+        for (const { status } of await Promise.all(answers)) expect(status).toBe(200);
+      }
+      expect({ ...what, ...(await state()) }).toEqual({ ...what, ...expected });
+      // And once more, some of what came.
+      for (const event of shuffled(events).slice(0, 5)) await send(at, event);
+      await alpineOf(beside).tend();
+      expect({ ...what, ...(await state()) }).toEqual({ ...what, ...expected });
+    }
+  }
+}, 60_000);
