@@ -1,6 +1,6 @@
 import { z } from "@hono/zod-openapi";
 import { sql } from "drizzle-orm";
-import { usageDays, users } from "../../../db/alpine/schema";
+import { tiers, usageDays } from "../../../db/alpine/schema";
 import { first, type Queries } from "../database";
 import { intervalSeconds } from "../usage/schema";
 import { usageIntervalSeconds } from "../usage/usage";
@@ -68,10 +68,18 @@ type Periods = ReturnType<typeof periodsOf>;
 type Numbers<K extends string> = Record<K, number>;
 
 /**
- * One statement, which reads two indexes and no row: all entries of (tier, is_active) once, and of
- * the times of creation those since the week or the month began.
+ * One statement, which reads two indexes and no row: each entry of (tier, is_active) once, and of
+ * the times of creation those since the week or the month began. A count of each group is half the
+ * work of grouping, and Postgres makes them side by side.
  */
 async function countUsers(db: Queries, { today, week, month }: Periods) {
+  const groups = tiers.flatMap((tier) =>
+    [true, false].map((active) =>
+      sql.raw(`
+        SELECT '${tier}' AS tier, ${active} AS is_active, count(*) AS n
+        FROM users WHERE tier = '${tier}' AND is_active = ${active}`),
+    ),
+  );
   const since = (from: Date) =>
     sql`count(*) FILTER (WHERE created_at >= ${from.toISOString()}::timestamptz)::int`;
   const earliest = (week < month ? week : month).toISOString();
@@ -81,16 +89,16 @@ async function countUsers(db: Queries, { today, week, month }: Periods) {
     SELECT standing.*, fresh.*
     FROM (
       SELECT
-        coalesce(sum(n), 0)::int AS total,
-        coalesce(sum(n) FILTER (WHERE is_active), 0)::int AS active,
-        coalesce(sum(n) FILTER (WHERE tier = 'starter'), 0)::int AS starter,
-        coalesce(sum(n) FILTER (WHERE tier = 'pro'), 0)::int AS pro,
-        coalesce(sum(n) FILTER (WHERE tier = 'elite'), 0)::int AS elite
-      FROM (SELECT tier, is_active, count(*) AS n FROM ${users} GROUP BY tier, is_active) AS groups
+        sum(n)::int AS total,
+        sum(n) FILTER (WHERE is_active)::int AS active,
+        sum(n) FILTER (WHERE tier = 'starter')::int AS starter,
+        sum(n) FILTER (WHERE tier = 'pro')::int AS pro,
+        sum(n) FILTER (WHERE tier = 'elite')::int AS elite
+      FROM (${sql.join(groups, sql` UNION ALL `)}) AS groups
     ) AS standing
     CROSS JOIN (
       SELECT ${since(today)} AS today, ${since(week)} AS week, ${since(month)} AS month
-      FROM ${users} WHERE created_at >= ${earliest}::timestamptz
+      FROM users WHERE created_at >= ${earliest}::timestamptz
     ) AS fresh`);
   return must(first(rows));
 }
