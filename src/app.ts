@@ -1,13 +1,14 @@
 import { OpenAPIHono } from "@hono/zod-openapi";
 import { HTTPException } from "hono/http-exception";
 import { getPath } from "hono/utils/url";
+import type { SignalsById } from "./alpine/plane";
 import { createPoll, latestPath, subscribedPath } from "./argo/signals/poll";
 import { signalRoutes } from "./argo/signals/routes";
 import { argoOf, type Deps } from "./deps";
 import { AppError, SetupError } from "./errors";
 import { docsRoutes } from "./http/docs";
 import { createEdge } from "./http/edge";
-import { mustHavePlan } from "./http/guard";
+import { mustHavePlan, viewOfReader } from "./http/guard";
 import { preflight } from "./http/policy";
 import type { AppEnv, Exchange } from "./http/exchange";
 import { securityOf, securitySchemes } from "./http/openapi";
@@ -56,6 +57,12 @@ export function createApp(deps: Deps) {
     [latestPath, createPoll({ ...polling, path: latestPath, answers: latest })],
     [subscribedPath, createPoll({ ...polling, path: subscribedPath, answers: subscribed, permit })],
   ]);
+  const signalsById: SignalsById = async (ids, exchange) =>
+    signals?.byIds(ids, exchange) ?? argoOf(deps).byIds(ids, viewOfReader(exchange));
+  // Before the signals: a path of theirs that ends in an id would take its words for one.
+  if (alpine) {
+    deps.mountAlpine?.(app, { config, log, metrics, now, admission, alpine, signalsById });
+  }
   if (argo) app.route("/", signalRoutes({ config, argo, admission, metrics, polls }));
   if (signals) app.route("/", remote.routes({ config, signals, admission, polls }));
   app.route(
@@ -77,7 +84,6 @@ export function createApp(deps: Deps) {
       },
     }),
   );
-  if (alpine) deps.mountAlpine?.(app, { config, log, metrics, now, admission, alpine });
   app.route("/", docsRoutes());
   app.route("/", startRoutes(alpine !== null));
 

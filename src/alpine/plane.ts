@@ -1,7 +1,8 @@
+import type { ReceivedSignal } from "../argo/signals/signal";
 import type { Config } from "../config";
 import { AppError } from "../errors";
 import type { Admission } from "../http/admit";
-import type { AppEnv } from "../http/exchange";
+import type { AppEnv, Exchange } from "../http/exchange";
 import type { Account } from "../http/guard";
 import { clientAddress } from "../http/policy";
 import type { Logger } from "../platform/log";
@@ -19,6 +20,12 @@ export type Plane = {
   admission: Admission;
   alpine: Alpine;
 };
+
+/** Signals by their ids, wherever they are, as whoever asks sees them; others are left out. */
+export type SignalsById = (
+  ids: readonly number[],
+  exchange: Exchange,
+) => Promise<Map<number, ReceivedSignal>>;
 
 /** Where a request came from. */
 export function originOf({ config }: Pick<Plane, "config">, c: Context<AppEnv>): Origin {

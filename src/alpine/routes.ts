@@ -8,7 +8,7 @@ import { authRoutes } from "./auth/routes";
 import { keyRoutes } from "./keys/routes";
 import { notificationRoutes } from "./notifications/routes";
 import { paymentRoutes } from "./payments/routes";
-import type { Plane } from "./plane";
+import type { Plane, SignalsById } from "./plane";
 import { planRoutes } from "./plans/routes";
 import { revenueRoutes } from "./revenue/routes";
 import { stripeRoutes } from "./stripe/webhook.routes";
@@ -17,7 +17,10 @@ import { usageRoutes } from "./usage/routes";
 import { userRoutes } from "./users/routes";
 
 /** Mounts every route of the control plane. */
-export function mountAlpine(app: OpenAPIHono<AppEnv>, plane: Plane): void {
+export function mountAlpine(
+  app: OpenAPIHono<AppEnv>,
+  plane: Plane & { signalsById: SignalsById },
+): void {
   const modules = [
     authRoutes,
     recoveryRoutes,

@@ -2,6 +2,7 @@ import { dirname } from "node:path";
 import type { Config } from "../config";
 import { AppError, SetupError } from "../errors";
 import { Cursors } from "../http/cursor";
+import type { View } from "../http/entitlement";
 import { secureHeaders } from "../http/policy";
 import type { Logger } from "../platform/log";
 import type { Metrics } from "../platform/metrics";
@@ -12,6 +13,7 @@ import { FarReader } from "./signals/far";
 import { Answers } from "./signals/answers";
 import { askLatest } from "./signals/latest";
 import { TIMESTAMP_AHEAD_SECONDS_MAX } from "./signals/schema";
+import type { ReceivedSignal } from "./signals/signal";
 import { SignalStats } from "./signals/stats";
 import { SignalReader } from "./signals/store";
 import { askSubscribed } from "./signals/subscribed";
@@ -132,6 +134,13 @@ export class Argo implements AsyncDisposable {
       await writer[Symbol.asyncDispose]();
       throw error;
     }
+  }
+
+  /** Signals by their ids; those that are gone, or that this view does not see, are left out. */
+  byIds(ids: readonly number[], view: View): Map<number, ReceivedSignal> {
+    const { sight } = this.views.current(view);
+    const found = ids.map((id) => this.reader.byId(id, sight)).filter((signal) => signal !== null);
+    return new Map(found.map((signal) => [signal.id, signal]));
   }
 
   /** Why the signal file is not fit to be served; null when it is. */

@@ -25,6 +25,7 @@ const HASH = "0".repeat(64);
 export const ROUTES: Record<string, [right: Right, status: number, path?: string]> = {
   "GET /api/signals/latest": ["read", 200],
   "GET /api/signals/subscribed": ["plan", 200],
+  "GET /api/signals/delivered": ["plan", 200],
   "GET /api/signals": ["read", 200],
   "GET /api/signals/export": ["export", 200, "/api/signals/export?since_id=0"],
   "GET /api/signals/hash/:sha256": ["read", 404, `/api/signals/hash/${HASH}`],

@@ -396,6 +396,7 @@ async function driveAll(call: Call): Promise<void> {
 
   token = (await at.login(moved)).access;
   await at.must(200, "GET", "/api/signals/latest", undefined, token);
+  alpine.meters.of(userId).deliver([1, 2]);
   await alpine.usage.flush();
   for (const path of ["/api/users/usage", `/api/admin/usage?user_id=${userId}`]) {
     const by = path.includes("admin") ? boss : token;
@@ -406,6 +407,9 @@ async function driveAll(call: Call): Promise<void> {
     const days = "since=2026-01-01&until=2026-12-31";
     await call(200, "GET", `${path}${and}${days}`, undefined, by);
   }
+  const journal = "/api/signals/delivered?limit=1";
+  const first = await at.must<{ next_cursor: string }>(200, "GET", journal, undefined, token);
+  await at.must(200, "GET", `${journal}&cursor=${first.next_cursor}`, undefined, token);
   await call(200, "GET", "/api/admin/usage?limit=1", undefined, boss);
   await call(200, "GET", "/api/admin/analytics?fresh=1", undefined, boss);
   await call(200, "GET", "/api/admin/security?fresh=1", undefined, boss);

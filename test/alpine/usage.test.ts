@@ -299,7 +299,7 @@ describe("while the database is away", () => {
             counted[which] += 1;
             await target.transaction(async (tx) => {
               await work(tx);
-              if (which === "failed") throw new AppError("unavailable", "cut");
+              if (which === "failed") throw new Error("cut");
             });
             throw new AppError("unavailable", "cut");
           };

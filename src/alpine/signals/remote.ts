@@ -112,6 +112,22 @@ export class RemoteSignals implements Disposable {
     });
   }
 
+  /** Signals by their ids; those that are gone, or that the reader does not see, are left out. */
+  async byIds(ids: readonly number[], exchange: Exchange): Promise<Map<number, ReceivedSignal>> {
+    const found = await Promise.all(ids.map((id) => this.#byId(id, exchange)));
+    return new Map(found.flatMap((signal) => (signal ? [[signal.id, signal]] : [])));
+  }
+
+  async #byId(id: number, exchange: Exchange): Promise<ReceivedSignal | null> {
+    try {
+      const { body } = await this.json(askOf(`/api/signals/${id}`, exchange));
+      return JSON.parse(new TextDecoder().decode(body)) as ReceivedSignal;
+    } catch (error) {
+      if (error instanceof AppError && error.code === "not_found") return null;
+      throw error;
+    }
+  }
+
   /** An answer whose body comes as it is read. @throws AppError what argo refused, or 503. */
   async stream(ask: Ask): Promise<Streamed> {
     const response = await this.upstream.stream(ask.path, headersOf(ask, false));

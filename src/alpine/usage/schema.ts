@@ -1,5 +1,6 @@
 import { z } from "@hono/zod-openapi";
 import { routeClasses } from "../../../db/alpine/schema";
+import { ReceivedSignalOut } from "../../argo/signals/schema";
 import { uuid } from "../../http/fields";
 import { format } from "../csv";
 import { pageQuery, pageShape } from "../page";
@@ -57,6 +58,17 @@ export const Delivery = z.object({
   delivered_at: z.iso.datetime().openapi({ description: "When it was given first." }),
 });
 export type Delivery = z.infer<typeof Delivery>;
+
+export const deliveriesQuery = (pageSizeMax: number) => z.strictObject(pageQuery(pageSizeMax));
+export const DeliveryList = z
+  .object({
+    deliveries: z.array(
+      Delivery.extend({ signal: ReceivedSignalOut.nullable() }).openapi("Delivery"),
+    ),
+    usage_interval_seconds: intervalSeconds,
+    ...pageShape,
+  })
+  .openapi("DeliveryList");
 
 export const deliveryOf = ({ signalId, deliveredAt }: DeliveryRow): Delivery => ({
   signal_id: signalId,
