@@ -14,7 +14,8 @@ import { Usage } from "../../src/alpine/usage/usage.ts";
 import { Meters } from "../../src/http/meter.ts";
 import { createLog } from "../../src/platform/log.ts";
 import { openAccounts, PASSWORD, type Accounts } from "../harness/accounts.ts";
-import { alpineOf } from "./people.ts";
+import { alpineOf, person } from "./people.ts";
+import { Customer, openShop, send } from "./stripe/world.ts";
 
 const USERS = 100_000;
 /** Rows of what is looked for by its own index alone. */
@@ -23,11 +24,11 @@ const OTHERS = 20_000;
 const SUMS = /FROM revenue_movements WHERE at <=/;
 /** Tables that grow with the number of users. */
 const TABLES =
-  /^(users|sessions|refresh_tokens|api_keys|audit_log|one_time_tokens|usage|notifications|notification_preferences|deliveries|subscriptions|invoices|payments)$/;
+  /^(users|sessions|refresh_tokens|api_keys|audit_log|one_time_tokens|usage|notifications|notification_preferences|deliveries|subscriptions|invoices|payments|provider_events)$/;
 
 let at: Accounts;
 beforeAll(async () => {
-  at = await openAccounts({ backend: "postgres" });
+  at = await openShop({ backend: "postgres" });
 });
 afterAll(() => at[Symbol.asyncDispose]());
 
@@ -80,6 +81,11 @@ async function fill(): Promise<void> {
     INSERT INTO payments (id, kind, user_id, subscription_id, invoice_id, provider, reference,
       amount_minor, currency, at)
     SELECT ${id}, 'charge', ${id}, ${id}, ${id}, 'manual', n::text, 14900, 'USD', ${before}
+    FROM ${some}`);
+  await db.execute(sql`
+    INSERT INTO provider_events (provider, id, type, subject, created_at, received_at, applied_at,
+      body)
+    SELECT 'stripe', n::text, 'invoice.paid', 'cus ' || n, ${before}, ${before}, ${before}, '{}'
     FROM ${some}`);
   await db.execute(sql`
     INSERT INTO revenue_movements (id, at, user_id, subscription_id, kind, tier, delta_minor,
@@ -271,6 +277,13 @@ async function driveMoney(call: Call, email: string, boss: string): Promise<void
     await list(`/api/admin/invoices?limit=1${filter}`, boss);
   }
   await call(200, "GET", "/api/admin/revenue?fresh=1", undefined, boss);
+  await call(400, "POST", "/api/webhooks/stripe", {});
+  const customer = new Customer((await person(at)).id);
+  customer.buy("pro", Math.floor(at.clock.ms / 1000));
+  customer.fail(Math.floor(at.clock.ms / 1000), null);
+  customer.refund(Math.floor(at.clock.ms / 1000), "a", 100);
+  for (const event of customer.events) expect((await send(at, event)).status).toBe(200);
+  await alpineOf(at).tend();
 }
 
 async function driveAll(call: Call): Promise<void> {
