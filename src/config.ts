@@ -50,6 +50,7 @@ const origins = list.pipe(
 export const secretNames = [
   "ARGO_WRITE_TOKEN",
   "ARGO_READ_TOKEN",
+  "ARGO_SERVICE_TOKEN",
   "METRICS_TOKEN",
   "DATABASE_URL",
   "REDIS_URL",
@@ -75,7 +76,7 @@ const argoUrl = url("http:", "https:")
   .refine((text) => {
     const { username, password, search, hash } = URL.parse(text) ?? {};
     return !username && !password && !search && !hash;
-  }, "must be an address alone: the token goes into ARGO_READ_TOKEN")
+  }, "must be an address alone: the token goes into ARGO_SERVICE_TOKEN")
   .transform((text) => text.replace(/\/+$/, ""))
   .optional();
 
@@ -97,6 +98,7 @@ export const Variables = z.object({
   SIGNALS_ACCESS: z.enum(["open", "key"]).optional(),
   ARGO_WRITE_TOKEN: z.string().default("").pipe(tokens),
   ARGO_READ_TOKEN: z.string().default("").pipe(tokens),
+  ARGO_SERVICE_TOKEN: z.string().default("").pipe(tokens),
   FRONTEND_URL: z.string().default("http://localhost:3000,http://localhost:3001").pipe(origins),
   CORS_ORIGINS: z.string().default("").pipe(origins),
   TRUST_PROXY: z.string().default("0").pipe(count(0, 16)),
@@ -154,6 +156,8 @@ export type Config = Readonly<{
   accessImplied: boolean;
   writeTokens: readonly string[];
   readTokens: readonly string[];
+  /** Of the servers that read signals here for accounts of their own; the first is said to argo. */
+  serviceTokens: readonly string[];
   metricsTokens: readonly string[];
   /** Where argo is, for the role `alpine`; null for those that have the signals themselves. */
   argoUrl: string | null;
@@ -234,6 +238,7 @@ export function readConfig(env: Record<string, string | undefined>, role: Role =
     accessImplied: v.SIGNALS_ACCESS === undefined,
     writeTokens: v.ARGO_WRITE_TOKEN,
     readTokens: v.ARGO_READ_TOKEN,
+    serviceTokens: v.ARGO_SERVICE_TOKEN,
     metricsTokens: v.METRICS_TOKEN,
     argoUrl: role === "alpine" ? (v.ARGO_URL ?? v.EXTERNAL_SIGNAL_API_URL ?? null) : null,
     corsOrigins: new Set([...v.FRONTEND_URL, ...v.CORS_ORIGINS]),
@@ -305,10 +310,10 @@ function mustReachArgo(v: z.infer<typeof Variables>): void {
       "Set ARGO_URL, such as http://10.0.0.5:3000, or say --role all to serve a signal file here.",
     );
   }
-  if (v.ARGO_READ_TOKEN.length > 0) return;
+  if (v.ARGO_SERVICE_TOKEN.length > 0) return;
   throw new SetupError(
     "The role alpine needs a token that argo knows.",
-    "Set ARGO_READ_TOKEN to the same value on both sides.",
+    "Set ARGO_SERVICE_TOKEN to the same value on both sides.",
   );
 }
 

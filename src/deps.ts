@@ -157,13 +157,13 @@ async function shareLimit(limiter: SlidingWindow, redis: Redis): Promise<SharedL
 
 /** The signal file, or for the role `alpine` an argo elsewhere that has it. */
 async function openSignals(options: ArgoOptions): Promise<Pick<Deps, "argo" | "remote">> {
-  const { argoUrl: url, cache, readTokens } = options.config;
+  const { argoUrl: url, cache, serviceTokens } = options.config;
   if (url === null) return { argo: await Argo.open(options), remote: null };
   const [{ RemoteSignals }, { remoteRoutes }] = await Promise.all([
     import("./alpine/signals/remote"),
     import("./alpine/signals/routes"),
   ]);
-  const signals = new RemoteSignals({ url, token: readTokens[0] ?? "", cache });
+  const signals = new RemoteSignals({ url, token: serviceTokens[0] ?? "", cache });
   return { argo: null, remote: { signals, routes: remoteRoutes } };
 }
 

@@ -28,6 +28,7 @@ test("an empty environment gives the documented defaults", () => {
     accessImplied: true,
     writeTokens: [],
     readTokens: [],
+    serviceTokens: [],
     metricsTokens: [],
     corsOrigins: new Set(["http://localhost:3000", "http://localhost:3001"]),
     trustProxyHops: 0,
@@ -63,6 +64,7 @@ describe("what is given", () => {
     [{ SIGNALS_DB: "x.db" }, { signalsDb: resolve("x.db") }],
     [{ ARGO_WRITE_TOKEN: ` ${TOKEN} , ${TOKEN}2,` }, { writeTokens: [TOKEN, `${TOKEN}2`] }],
     [{ ARGO_READ_TOKEN: TOKEN }, { readTokens: [TOKEN] }],
+    [{ ARGO_SERVICE_TOKEN: TOKEN }, { serviceTokens: [TOKEN] }],
     [{ METRICS_TOKEN: TOKEN }, { metricsTokens: [TOKEN] }],
     [
       { CORS_ORIGINS: "https://a.example", FRONTEND_URL: "https://b.example:8443" },
@@ -132,6 +134,7 @@ describe("what is refused, by its name", () => {
       ["short", "has a space in the middle", "0123456789abcdé6", `${TOKEN},short`],
     ],
     ["ARGO_READ_TOKEN", ["short"]],
+    ["ARGO_SERVICE_TOKEN", ["short"]],
     ["METRICS_TOKEN", ["short"]],
     [
       "CORS_ORIGINS",
@@ -181,7 +184,7 @@ describe("what is refused, by its name", () => {
 
 describe("the role alpine", () => {
   const read = (env: Record<string, string>) => readConfig(env, "alpine");
-  const given = { ARGO_READ_TOKEN: TOKEN };
+  const given = { ARGO_SERVICE_TOKEN: TOKEN };
 
   test("knows where argo is, by the new name or the old", () => {
     expect(read({ ...given, ARGO_URL: "http://a:1/x/" }).argoUrl).toBe("http://a:1/x");
@@ -195,7 +198,7 @@ describe("the role alpine", () => {
   test("does not start without", () => {
     for (const [env, name] of [
       [given, "ARGO_URL"],
-      [{ ARGO_URL: "http://a" }, "ARGO_READ_TOKEN"],
+      [{ ARGO_URL: "http://a" }, "ARGO_SERVICE_TOKEN"],
     ] as const) {
       try {
         read(env);

@@ -16,7 +16,7 @@ export type DoctorOptions = { quick?: boolean };
 
 const adoptFix = "Run `argo-alpine migrate`.";
 const argoFix =
-  "See that it runs, that ARGO_URL leads there, and that ARGO_READ_TOKEN is one of its own.";
+  "See that it runs, that ARGO_URL leads there, and that ARGO_SERVICE_TOKEN is one of its own.";
 const restoreFix = "Stop the server and run `argo-alpine restore BACKUP`.";
 const sqliteSound = "3.51.3";
 const futureShownMax = 5;
@@ -66,7 +66,7 @@ const signalsHere = async (config: Config, options: DoctorOptions): Promise<Chec
 
 async function signalsElsewhere(config: Config, url: string): Promise<Check[]> {
   const { RemoteSignals } = await import("../alpine/signals/remote");
-  using remote = new RemoteSignals({ url, token: config.readTokens[0] ?? "", cache: false });
+  using remote = new RemoteSignals({ url, token: config.serviceTokens[0] ?? "", cache: false });
   const fault = await remote.fault();
   return [
     ok("configuration", `readable; signals come from ${url}`),

@@ -13,6 +13,7 @@ const secrets: [name: string, bytes: number, use: string][] = [
   ],
   ["ARGO_WRITE_TOKEN", 24, "For the strategies that post signals."],
   ["ARGO_READ_TOKEN", 24, "For bots of your own; customers have keys."],
+  ["ARGO_SERVICE_TOKEN", 24, "For servers of the role alpine, which say it to their argo."],
   ["METRICS_TOKEN", 24, "For Prometheus on another machine."],
   [
     "POSTGRES_PASSWORD",

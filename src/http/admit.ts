@@ -148,7 +148,7 @@ export class Admission {
   #keyOf(principal: Principal | null, request: Request, exchange: Exchange): string {
     if (principal === null) return this.#addressKey(request, exchange);
     exchange.principal = principal;
-    if (!principal.account) exchange.view = askedView(request.headers);
+    if (principal.speaksForOthers) exchange.view = askedView(request.headers);
     return principal.id;
   }
 
@@ -166,8 +166,8 @@ export class Admission {
 }
 
 /**
- * The view that an operator's token reads with, for readers whom the asking server has let in, and
- * limited, itself. Accounts have their plan's: of theirs the header is not looked at.
+ * The view that another server reads with, for readers whom it has let in, and limited, itself. Of
+ * anybody else the header is not looked at.
  * @throws AppError 400.
  */
 function askedView(headers: Headers): View | undefined {

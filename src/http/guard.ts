@@ -15,6 +15,8 @@ export type Principal = {
   scopes: ReadonlySet<Scope>;
   /** Absent for the operator's static tokens. */
   account?: Account;
+  /** Of a server that has let in and limited its readers itself, and says what they may see. */
+  speaksForOthers?: boolean;
 };
 
 export type Account = {
@@ -59,7 +61,7 @@ export function mustHaveExport({ principal }: Pick<Exchange, "principal">): void
   throw new AppError("forbidden", "The plan of this account does not include the export.");
 }
 
-type Token = Principal & { digest: Uint8Array };
+type Token = { principal: Principal; digest: Uint8Array };
 
 const remembered = 1_000;
 const challenge = { headers: { "WWW-Authenticate": 'Bearer realm="argo"' } };
@@ -73,12 +75,13 @@ export class Guard {
   constructor(
     private readonly config: Pick<
       Config,
-      "access" | "accessImplied" | "readTokens" | "trustProxyHops" | "writeTokens"
+      "access" | "accessImplied" | "readTokens" | "serviceTokens" | "trustProxyHops" | "writeTokens"
     >,
     private readonly credentials: Credentials | null = null,
   ) {
     this.#tokens = [
       ...config.readTokens.map((token) => makeToken(token, "signals:read")),
+      ...config.serviceTokens.map((token) => makeToken(token, "signals:read", true)),
       ...config.writeTokens.map((token) => makeToken(token, "signals:write")),
     ];
   }
@@ -151,9 +154,11 @@ export class Guard {
   /** Compares digests of equal length with every token, so that time tells nothing. */
   #match(secret: string): Principal | undefined {
     const digest = sha256(secret);
-    let found: Token | undefined;
-    for (const token of this.#tokens) if (timingSafeEqual(token.digest, digest)) found = token;
-    return found && { id: found.id, scopes: found.scopes };
+    let found: Principal | undefined;
+    for (const token of this.#tokens) {
+      if (timingSafeEqual(token.digest, digest)) found = token.principal;
+    }
+    return found;
   }
 }
 
@@ -199,10 +204,10 @@ export function bearerMatches(authorization: string | null, tokens: readonly str
   return found;
 }
 
-function makeToken(secret: string, scope: Scope): Token {
+function makeToken(secret: string, scope: Scope, speaksForOthers = false): Token {
   const digest = sha256(secret);
   const id = `token:${Buffer.from(digest).toString("hex").slice(0, 12)}`;
-  return { id, scopes: new Set([scope]), digest };
+  return { principal: { id, scopes: new Set([scope]), speaksForOthers }, digest };
 }
 
 const sha256 = (text: string): Uint8Array => new Bun.CryptoHasher("sha256").update(text).digest();

@@ -8,7 +8,7 @@ import {
   type Member,
   type ServedAccounts,
 } from "../harness/accounts.ts";
-import { problemOf, READ_TOKEN, signal, WRITE_TOKEN } from "../harness/app.ts";
+import { problemOf, READ_TOKEN, SERVICE_TOKEN, signal, WRITE_TOKEN } from "../harness/app.ts";
 import { startServer, tempDir, until } from "../harness/process.ts";
 import { randomNumbers, SEED, tellSeed } from "../harness/seed.ts";
 import { openSplit, type Split } from "./split.ts";
@@ -446,6 +446,7 @@ describe("when argo is away", () => {
   test("none of it told a secret", () => {
     const logs = [...split.alpine.server.logs(), ...split.argo.logs()].join("\n");
     expect(logs).not.toContain(READ_TOKEN);
+    expect(logs).not.toContain(SERVICE_TOKEN);
     expect(logs).toContain("requests refused");
   });
 });
@@ -457,8 +458,8 @@ describe("what it starts with", () => {
 
   test("not without an address, or without a token: it says which", async () => {
     for (const [given, name] of [
-      [{ ARGO_READ_TOKEN: READ_TOKEN }, "ARGO_URL"],
-      [{ ARGO_URL: "http://127.0.0.1:1" }, "ARGO_READ_TOKEN"],
+      [{ ARGO_SERVICE_TOKEN: SERVICE_TOKEN }, "ARGO_URL"],
+      [{ ARGO_URL: "http://127.0.0.1:1" }, "ARGO_SERVICE_TOKEN"],
     ] as const) {
       await expect(start(given)).rejects.toThrow(new RegExp(`ended with exit code 1[^]*${name}`));
     }
@@ -477,7 +478,12 @@ describe("what it starts with", () => {
     await using alone = await startServer({
       role: "alpine",
       cwd: dir.path,
-      env: { ...env, ARGO_URL: "http://127.0.0.1:1", ARGO_READ_TOKEN: READ_TOKEN },
+      env: {
+        ...env,
+        ARGO_URL: "http://127.0.0.1:1",
+        ARGO_SERVICE_TOKEN: SERVICE_TOKEN,
+        ARGO_READ_TOKEN: READ_TOKEN,
+      },
     });
     expect((await fetch(`${alone.url}/livez`)).status).toBe(200);
     expect((await fetch(`${alone.url}/readyz`)).status).toBe(503);
@@ -487,12 +493,12 @@ describe("what it starts with", () => {
 
   test("a token that argo does not know: refused here, and told to the operator alone", async () => {
     const other = "another-token-0123456789";
-    await using apart = await openSplit("postgres", { ARGO_READ_TOKEN: other });
+    await using apart = await openSplit("postgres", { ARGO_SERVICE_TOKEN: other });
     const seen = await ask(apart.alpine, LATEST, other);
     expect(seen.status).toBe(503);
     expect(seen.body).not.toContain("TOKEN");
     const logs = () => apart.alpine.server.logs().join("\n");
-    await until(() => logs().includes("refuses ARGO_READ_TOKEN"), "it is told");
+    await until(() => logs().includes("refuses ARGO_SERVICE_TOKEN"), "it is told");
     expect(logs()).not.toContain(other);
     const health = await fetch(`${apart.alpine.server.url}/health`);
     expect(await health.json()).toMatchObject({

@@ -6,7 +6,7 @@ import {
   type Program,
   type ServedAccounts,
 } from "../harness/accounts.ts";
-import { LEGACY, READ_TOKEN, WRITE_TOKEN } from "../harness/app.ts";
+import { LEGACY, READ_TOKEN, SERVICE_TOKEN, WRITE_TOKEN } from "../harness/app.ts";
 import { startServer, tempDir, type Server } from "../harness/process.ts";
 import { tcpProxy, type TcpProxy } from "../harness/proxy.ts";
 
@@ -43,6 +43,7 @@ export async function openSplit(
         SIGNALS_DB: db,
         SIGNALS_ACCESS: "key",
         ARGO_READ_TOKEN: READ_TOKEN,
+        ARGO_SERVICE_TOKEN: SERVICE_TOKEN,
         ARGO_WRITE_TOKEN: WRITE_TOKEN,
         SHUTDOWN_DELAY_SECONDS: "0",
       },
@@ -52,6 +53,7 @@ export async function openSplit(
   const link = cleanup.use(await tcpProxy({ port: portOf(argo) }));
   const given = {
     ARGO_URL: `http://127.0.0.1:${link.port}`,
+    ARGO_SERVICE_TOKEN: SERVICE_TOKEN,
     SIGNALS_ACCESS: "key",
     ...env,
   };

@@ -155,11 +155,13 @@ test("names who may read and write, and a configuration that is refused", async 
 test("an alpine without signals of its own is told how its argo is", async () => {
   using dir = tempDir();
   const token = "a-token-of-the-tests-0123";
-  await using argo = await startServer({ env: { ARGO_READ_TOKEN: token, SIGNALS_ACCESS: "key" } });
+  await using argo = await startServer({
+    env: { ARGO_SERVICE_TOKEN: token, SIGNALS_ACCESS: "key" },
+  });
   const look = async (env: Record<string, string>) => {
     const { out } = await run(["doctor", "--role", "alpine", "--json"], {
       cwd: dir.path,
-      env: { PORT: "0", ARGO_URL: argo.url, ARGO_READ_TOKEN: token, ...env },
+      env: { PORT: "0", ARGO_URL: argo.url, ARGO_SERVICE_TOKEN: token, ...env },
     });
     const { checks } = JSON.parse(out) as { checks: { name: string; status: string }[] };
     return new Map(checks.map(({ name, status, ...rest }) => [name, { status, ...rest }]));
@@ -167,10 +169,10 @@ test("an alpine without signals of its own is told how its argo is", async () =>
   const good = await look({});
   expect(good.get("argo")?.status).toBe("ok");
   expect([...good.keys()].filter((name) => /signal file|sqlite|disk/.test(name))).toEqual([]);
-  const refused = await look({ ARGO_READ_TOKEN: "another-token-0123456789" });
+  const refused = await look({ ARGO_SERVICE_TOKEN: "another-token-0123456789" });
   expect(refused.get("argo")).toMatchObject({
     status: "fail",
-    detail: expect.stringContaining("refuses ARGO_READ_TOKEN"),
+    detail: expect.stringContaining("refuses ARGO_SERVICE_TOKEN"),
   });
   expect((await look({ ARGO_URL: "http://127.0.0.1:1" })).get("argo")?.status).toBe("fail");
 });

@@ -14,6 +14,7 @@ export const LEGACY = join(import.meta.dir, "../fixtures/argo-legacy.db");
 export const LEGACY_ROWS = 3_489;
 
 export const READ_TOKEN = "reader-token-0123456789";
+export const SERVICE_TOKEN = "service-token-0123456789";
 export const WRITE_TOKEN = "writer-token-0123456789";
 export const OTHER_WRITE_TOKEN = "second-writer-0123456789";
 export const METRICS_TOKEN = "metrics-token-0123456789";
@@ -76,6 +77,7 @@ export async function openApp(options: AppOptions = {}): Promise<App> {
         {
           DATA_DIR: path,
           ARGO_READ_TOKEN: READ_TOKEN,
+          ARGO_SERVICE_TOKEN: SERVICE_TOKEN,
           ARGO_WRITE_TOKEN: `${WRITE_TOKEN},${OTHER_WRITE_TOKEN}`,
           RATE_LIMIT_PER_MINUTE: "1000000000",
           SHUTDOWN_DELAY_SECONDS: "0",

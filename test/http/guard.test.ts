@@ -6,6 +6,7 @@ test("a good header is remembered, in its one spelling", () => {
   const guard = new Guard({
     access: "key",
     accessImplied: false,
+    serviceTokens: [],
     readTokens: [READ_TOKEN],
     writeTokens: [],
     trustProxyHops: 0,

@@ -1,6 +1,13 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { viewFrom, viewOf, viewText } from "../../src/http/entitlement.ts";
-import { fieldsOf, openApp, READ_TOKEN, WRITE_TOKEN, type App } from "../harness/app.ts";
+import {
+  fieldsOf,
+  openApp,
+  READ_TOKEN,
+  SERVICE_TOKEN,
+  WRITE_TOKEN,
+  type App,
+} from "../harness/app.ts";
 
 /** The header by which a server without signals of its own reads with somebody's view. */
 
@@ -20,7 +27,7 @@ beforeAll(async () => {
 });
 afterAll(() => app[Symbol.asyncDispose]());
 
-const ask = (path: string, view: string, token = READ_TOKEN): Promise<Response> =>
+const ask = (path: string, view: string, token = SERVICE_TOKEN): Promise<Response> =>
   app.get(path, { Authorization: `Bearer ${token}`, [HEADER]: view });
 
 test("a view is written in one way", () => {
@@ -65,4 +72,12 @@ test("who asks so has limited its readers itself, and no other token is let thro
     expect([401, 403]).toContain(response.status);
     expect(response.headers.get(HEADER)).toBeNull();
   }
+  // A reader's token is limited as ever, whatever it says.
+  const statuses: number[] = [];
+  for (let i = 0; i < 6; i += 1) {
+    const response = await ask(PATHS[0] ?? "", "premium=true, delay_seconds=0", READ_TOKEN);
+    expect(response.headers.get(HEADER)).toBeNull();
+    statuses.push(response.status);
+  }
+  expect(statuses).toEqual([200, 200, 200, 200, 200, 429]);
 });

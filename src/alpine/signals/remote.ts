@@ -284,7 +284,7 @@ const headersOf = ({ view, requestId }: Ask, gzip: boolean): Record<string, stri
  * have answered what this reader must not see. @throws AppError 503.
  */
 function mustBeArgo({ status, headers }: Pick<UpstreamAnswer, "status" | "headers">, view: View) {
-  if (status === 401 || status === 403) throw unlikeArgo("it refuses ARGO_READ_TOKEN");
+  if (status === 401 || status === 403) throw unlikeArgo("it refuses ARGO_SERVICE_TOKEN");
   if (headers.get(viewHeader) !== viewText(view)) {
     throw unlikeArgo(`${status} without ${viewHeader}: another server, or an older release`);
   }
