@@ -113,6 +113,14 @@ describe("what is given", () => {
       { cacheTtlSeconds: 1, embedded: true },
     ],
     [
+      {
+        PAYMENT_GRACE_DAYS: "27",
+        STRIPE_SECRET_KEY: "sk_live_1",
+        STRIPE_WEBHOOK_SECRET: "whsec_12",
+      },
+      { paymentGraceDays: 27, stripeSecretKey: "sk_live_1", stripeWebhookSecret: "whsec_12" },
+    ],
+    [
       { REQUIRE_VERIFIED_EMAIL: "true", SMTP_URL: "smtps://u:p@mail.example" },
       { requireVerifiedEmail: true, smtpUrl: "smtps://u:p@mail.example" },
     ],
@@ -160,6 +168,10 @@ describe("what is refused, by its name", () => {
     ["PUBLIC_URL", ["ftp://a.example", "a.example"]],
     ["SMTP_URL", ["http://hidden@mail.example", "hidden"]],
     ["REQUIRE_VERIFIED_EMAIL", ["x", "true"]],
+    ["PAYMENT_GRACE_DAYS", ["0", "28", "x"]],
+    ["STRIPE_SECRET_KEY", ["short", "sk_live_without_the_other"]],
+    ["STRIPE_WEBHOOK_SECRET", ["short", "whsec_without_the_other"]],
+    ["STRIPE_API_BASE", ["stripe.test", "ftp://stripe.test"]],
     ["EMBEDDED", ["x"]],
     [
       "ARGO_URL",

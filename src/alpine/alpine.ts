@@ -77,6 +77,7 @@ export class Alpine implements AsyncDisposable {
   #ready = false;
   #ended = false;
   readonly #timers: Timer[] = [];
+  #settling: Promise<void> | null = null;
 
   private constructor(readonly options: AlpineOptions) {
     const { config, log, now, redis, showLinks } = options;
@@ -185,6 +186,7 @@ export class Alpine implements AsyncDisposable {
     // What is being started is there before it is ended.
     await this.started.catch(() => undefined);
     await this.outbox[Symbol.asyncDispose]();
+    await this.#settling?.catch(() => undefined);
     if (this.#ready) await this.tend().catch(() => undefined);
     await this.passwords[Symbol.asyncDispose]();
     await this.#postgres?.[Symbol.asyncDispose]();
@@ -219,6 +221,9 @@ export class Alpine implements AsyncDisposable {
     this.#every(tendEveryMs, () => {
       this.tend().catch((error: unknown) => {
         log.debug({ reason: String(error) }, "accounts not tended");
+      });
+      this.settle().catch((error: unknown) => {
+        log.debug({ reason: String(error) }, "subscriptions not settled");
       });
     });
     this.usage.start();
@@ -283,12 +288,21 @@ export class Alpine implements AsyncDisposable {
   /** What is done now and then: nothing waits for it. */
   async tend(): Promise<void> {
     await this.usage.flush();
-    const { config, log, now } = this.options;
-    const ground = { db: () => this.db(), changes: this.changes, now, log, config };
-    await settleDue(ground);
-    await settleEvents(ground);
     await this.changes.forget();
     this.credentials.forget();
+  }
+
+  /** What time and waiting events do to subscriptions: one round, which all who ask share. */
+  settle(): Promise<void> {
+    const { config, log, now } = this.options;
+    const stopped = () => this.#ended;
+    const ground = { db: () => this.db(), changes: this.changes, now, log, config, stopped };
+    this.#settling ??= settleDue(ground)
+      .then(() => settleEvents(ground))
+      .finally(() => {
+        this.#settling = null;
+      });
+    return this.#settling;
   }
 }
 

@@ -9,7 +9,6 @@ import type {
   Invoice,
   StartedSubscription,
 } from "../../src/alpine/subscriptions/schema.ts";
-import { settleDue } from "../../src/alpine/subscriptions/renew.ts";
 import type { Accounts, Member } from "../harness/accounts.ts";
 import { alpineOf, person } from "./people.ts";
 
@@ -94,9 +93,10 @@ export class Shop {
 
   /** What the clock has made due is done. */
   async settle(): Promise<void> {
-    const { config, log, now } = this.at.app.deps;
-    const { changes } = alpineOf(this.at);
-    await settleDue({ db: () => this.at.db(), changes, now, log, config });
+    const alpine = alpineOf(this.at);
+    // A round that began before does not know what is due since.
+    await alpine.settle();
+    await alpine.settle();
   }
 
   /** Lets time pass, then does what it has made due. */

@@ -283,7 +283,7 @@ async function driveMoney(call: Call, email: string, boss: string): Promise<void
   customer.fail(Math.floor(at.clock.ms / 1000), null);
   customer.refund(Math.floor(at.clock.ms / 1000), "a", 100);
   for (const event of customer.events) expect((await send(at, event)).status).toBe(200);
-  await alpineOf(at).tend();
+  await alpineOf(at).settle();
 }
 
 async function driveAll(call: Call): Promise<void> {

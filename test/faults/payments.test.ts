@@ -41,7 +41,7 @@ test("Postgres goes away while webhooks arrive: none that was answered 200 is lo
   }
   expect(refused).toBeGreaterThan(10);
   expect(answered.size).toBe(events.length);
-  await alpineOf(at).tend();
+  await alpineOf(at).settle();
   const rows = await at.db().select().from(providerEvents);
   expect(rows.map(({ id }) => id).toSorted()).toEqual(events.map(({ id }) => id).toSorted());
   expect(rows.filter(({ appliedAt }) => appliedAt === null)).toEqual([]);

@@ -92,8 +92,8 @@ function faultOf(error: unknown): string {
 }
 
 /** Whose subscriptions are due for something that time does, and whose events wait. */
-export async function settleEvents(ground: Ground): Promise<void> {
-  const { db, now, log } = ground;
+export async function settleEvents(ground: Ground & { stopped: () => boolean }): Promise<void> {
+  const { db, now, log, stopped } = ground;
   const lapsed = await db()
     .select({ customer: subscriptions.providerCustomer })
     .from(subscriptions)
@@ -115,6 +115,7 @@ export async function settleEvents(ground: Ground): Promise<void> {
     .limit(customersAtOnce);
   const customers = new Set([...lapsed, ...waiting].map(({ customer }) => customer));
   for (const customer of customers) {
+    if (stopped()) return;
     if (customer === null) continue;
     try {
       await applyEvents(ground, customer);

@@ -24,6 +24,8 @@ type Due = {
   now: () => number;
   log: Logger;
   config: { paymentGraceDays: number };
+  /** True once the process is to end: the next one goes on. */
+  stopped: () => boolean;
 };
 
 /**
@@ -31,7 +33,7 @@ type Due = {
  * not paid for. Each account in a transaction of its own, so that one that fails holds up no
  * other; any number of processes may do it at once.
  */
-export async function settleDue({ db, changes, now, log, config }: Due): Promise<void> {
+export async function settleDue({ db, changes, now, log, config, stopped }: Due): Promise<void> {
   const tried = new Set<string>();
   for (;;) {
     const nowMs = now();
@@ -39,6 +41,7 @@ export async function settleDue({ db, changes, now, log, config }: Due): Promise
     const next = [...new Set(found)].filter((userId) => !tried.has(userId));
     if (next.length === 0) return;
     for (const userId of next) {
+      if (stopped()) return;
       tried.add(userId);
       try {
         await changes.write(async (tx, tell) => {

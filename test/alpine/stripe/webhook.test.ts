@@ -133,10 +133,10 @@ test("whoever does not pay keeps their rights for the grace period, and has them
   expect(notifications.filter(({ kind }) => kind === "payment_failed")).toHaveLength(1);
 
   at.clock.ms = Date.parse(subscription?.grace_until ?? "") - 1;
-  await alpineOf(at).tend();
+  await alpineOf(at).settle();
   expect(await tierOf(who)).toBe("pro");
   at.clock.ms += 1;
-  await alpineOf(at).tend();
+  await alpineOf(at).settle();
   expect(await tierOf(who)).toBe("starter");
   expect((await shop.current(who)).subscription?.status).toBe("incomplete");
   expect(await shop.movements(who)).toEqual(["new pro 14900", "churn pro -14900"]);
@@ -219,7 +219,7 @@ test("a price that no plan has is waited for", async () => {
   );
   expect(await tierOf(who)).toBe("pro");
   await set(PRICES.elite.id);
-  await alpineOf(at).tend();
+  await alpineOf(at).settle();
   expect(await tierOf(who)).toBe("elite");
 });
 
@@ -235,7 +235,7 @@ test("an account has one subscription: what would be a second one waits", async 
   expect(held?.fault).toMatch(/^The account has another subscription besides sub_/);
   const { subscription } = await shop.cancel(who);
   await shop.pass(Date.parse(subscription?.period_end ?? "") - at.clock.ms);
-  await alpineOf(at).tend();
+  await alpineOf(at).settle();
   expect(await tierOf(who)).toBe("pro");
 });
 
@@ -250,7 +250,8 @@ test("duplicated, reordered, replayed and concurrent events end as once in order
       .toSorted(([a], [b]) => a - b)
       .map(([, value]) => value);
   await using beside = await openShop({ beside: at, now: at.clock.ms });
-  const doors = [at, beside];
+  // An embedded database has one owner: there is no second process.
+  const doors = at.backend === "embedded" ? [at] : [at, beside];
   const tiers = ["starter", "pro", "elite"] as const;
 
   const live = (userId: string): StripeEvent[] => {
@@ -298,7 +299,7 @@ test("duplicated, reordered, replayed and concurrent events end as once in order
       expect({ ...what, ...(await state()) }).toEqual({ ...what, ...expected });
       // And once more, some of what came.
       for (const event of shuffled(events).slice(0, 5)) await send(at, event);
-      await alpineOf(beside).tend();
+      await alpineOf(pick(doors)).settle();
       expect({ ...what, ...(await state()) }).toEqual({ ...what, ...expected });
     }
   }
