@@ -75,7 +75,8 @@ const confidence = z
 
 /** As Alpine's clients send it: a fraction of one, or percent. */
 const shareOrPercent = confidence
-  .transform((value) => (value <= 1 ? value * 100 : value))
+  // 0.55 times 100 is a little more than 55, and 55 percent must be found.
+  .transform((value) => (value <= 1 ? Number((value * 100).toPrecision(12)) : value))
   .openapi({
     type: "number",
     minimum: 0,
