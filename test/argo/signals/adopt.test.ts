@@ -26,6 +26,8 @@ interface Page {
   next_cursor: string | null;
 }
 
+/** All there is, and what the lowest plan sees of it. */
+const SIGHTS = [null, { premium: false, until: "2026-01-01T00:00:00.000Z" }];
 const WHOLE = { create: true, nowMs: Date.now() };
 
 const ENGINE_TABLE = `CREATE TABLE signals (
@@ -333,16 +335,18 @@ function expectGoodPlans(reader: SignalReader): void {
           // Rows without a time have no place in a span of time.
           const timed = filter.since !== undefined || filter.until !== undefined;
           if (after?.timestamp === null && timed) continue;
-          const lines = reader.explain({
-            filter,
-            sight: null,
-            order,
-            after,
-            limit: 10,
-            skip: 0,
-            budget: 500,
-            received,
-          });
+          const lines = SIGHTS.flatMap((sight) =>
+            reader.explain({
+              filter,
+              sight,
+              order,
+              after,
+              limit: 10,
+              skip: 0,
+              budget: 500,
+              received,
+            }),
+          );
           plans += 1;
           for (const line of lines) {
             const bad =
