@@ -30,11 +30,23 @@ export function watchAll(metrics: Metrics, watched: Watched): void {
     ["counter", "argo_log_dropped_total", "Lines nobody read in time.", () => droppedLines],
   ];
   if (argo) {
-    const { answers, reader, writer } = argo;
+    const { reader, writer } = argo;
+    const { answers, subscribed } = argo;
+    const both = (of: (held: typeof answers) => number) => of(answers) + of(subscribed);
     rows.push(
-      ["counter", "argo_answers_reused_total", "Polls answered from bytes.", () => answers.reused],
-      ["counter", "argo_answers_made_total", "Polls answered from the file.", () => answers.made],
-      ["gauge", "argo_answers_bytes", "Bytes of answers held.", () => answers.bytes],
+      [
+        "counter",
+        "argo_answers_reused_total",
+        "Polls answered from bytes.",
+        () => both((a) => a.reused),
+      ],
+      [
+        "counter",
+        "argo_answers_made_total",
+        "Polls answered from the file.",
+        () => both((a) => a.made),
+      ],
+      ["gauge", "argo_answers_bytes", "Bytes of answers held.", () => both((a) => a.bytes)],
       ["gauge", "argo_head_id", "Highest id in the signal file.", () => reader.head.maxId],
       ["counter", "argo_commits_total", "Group commits of the writer.", () => writer.commits],
       ["gauge", "argo_ingest_waiting_requests", "Posts that wait.", () => writer.waiting],

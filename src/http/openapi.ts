@@ -78,7 +78,7 @@ export const securitySchemes = {
 const holders: Record<Right, Partial<Record<keyof typeof securitySchemes, string[]>>> = {
   "signals:read": { session: [], key: ["signals:read"], operator: ["ARGO_READ_TOKEN"] },
   "signals:write": { key: ["signals:write"], operator: ["ARGO_WRITE_TOKEN"] },
-  plan: { session: [], key: ["signals:read"], operator: ["ARGO_READ_TOKEN"] },
+  plan: { session: [], key: ["signals:read"], operator: ["ARGO_SERVICE_TOKEN"] },
   account: { session: [] },
   "admin:read": { session: ["admin"], key: ["admin:read"] },
   "admin:write": { session: ["admin"] },

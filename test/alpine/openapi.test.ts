@@ -14,7 +14,7 @@ const SECURITY: Record<string, Security | undefined> = {
   anybody: undefined,
   metrics: undefined,
   read: [{ session: [] }, { key: ["signals:read"] }, { operator: ["ARGO_READ_TOKEN"] }],
-  plan: [{ session: [] }, { key: ["signals:read"] }, { operator: ["ARGO_READ_TOKEN"] }],
+  plan: [{ session: [] }, { key: ["signals:read"] }, { operator: ["ARGO_SERVICE_TOKEN"] }],
   export: [{ session: [] }, { key: ["signals:read"] }, { operator: ["ARGO_READ_TOKEN"] }],
   write: [{ key: ["signals:write"] }, { operator: ["ARGO_WRITE_TOKEN"] }],
   account: [{ session: [] }],

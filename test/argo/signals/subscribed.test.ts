@@ -1,6 +1,13 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { viewHeader, viewOf, viewText, type View } from "../../../src/http/entitlement.ts";
-import { fieldsOf, openApp, READ_TOKEN, unpacked, type App } from "../../harness/app.ts";
+import {
+  fieldsOf,
+  openApp,
+  READ_TOKEN,
+  SERVICE_TOKEN,
+  unpacked,
+  type App,
+} from "../../harness/app.ts";
 
 const PATH = "/api/signals/subscribed";
 
@@ -18,7 +25,7 @@ interface Page {
 const all = viewOf(true, 0);
 const starter = viewOf(false, 900);
 const headersOf = (view: View, more: Record<string, string> = {}): Record<string, string> => ({
-  Authorization: `Bearer ${READ_TOKEN}`,
+  Authorization: `Bearer ${SERVICE_TOKEN}`,
   [viewHeader]: viewText(view),
   ...more,
 });

@@ -4,7 +4,7 @@ import { viewHeader, viewOf, viewText, type View } from "../../../src/http/entit
 import { FarReader } from "../../../src/argo/signals/far.ts";
 import { SignalReader } from "../../../src/argo/signals/store.ts";
 import { Views } from "../../../src/argo/signals/views.ts";
-import { NOON, openApp, READ_TOKEN, signal, type App } from "../../harness/app.ts";
+import { NOON, openApp, SERVICE_TOKEN, signal, type App } from "../../harness/app.ts";
 import { startServer, tempDir } from "../../harness/process.ts";
 
 /** When a row comes to be seen, to the millisecond. */
@@ -27,7 +27,7 @@ const common = viewOf(false, 0);
 
 const iso = (ms: number): string => new Date(ms).toISOString();
 const headersOf = (view: View, more: Record<string, string> = {}): Record<string, string> => ({
-  Authorization: `Bearer ${READ_TOKEN}`,
+  Authorization: `Bearer ${SERVICE_TOKEN}`,
   [viewHeader]: viewText(view),
   ...more,
 });
@@ -407,7 +407,7 @@ test("by the clock on the wall: never early, and within 100 ms", async () => {
     cwd: dir.path,
     env: {
       DATA_DIR: dir.path,
-      ARGO_READ_TOKEN: READ_TOKEN,
+      ARGO_SERVICE_TOKEN: SERVICE_TOKEN,
       RATE_LIMIT_PER_MINUTE: "1000000000",
       SHUTDOWN_DELAY_SECONDS: "0",
     },

@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
 import type { Database } from "bun:sqlite";
 import { viewHeader, viewOf, viewText, type View } from "../../../src/http/entitlement.ts";
-import { NOON, openApp, READ_TOKEN, type App } from "../../harness/app.ts";
+import { NOON, openApp, SERVICE_TOKEN, type App } from "../../harness/app.ts";
 import { randomNumbers, SEED, tellSeed } from "../../harness/seed.ts";
 
 /** What each view sees, on every route, against a model that knows nothing of indexes or caches. */
@@ -91,7 +91,7 @@ const newestFirst = (rows: Row[]): Row[] =>
 
 const idsOf = (rows: { id: number }[]): number[] => rows.map(({ id }) => id);
 const headersOf = (view: View): Record<string, string> => ({
-  Authorization: `Bearer ${READ_TOKEN}`,
+  Authorization: `Bearer ${SERVICE_TOKEN}`,
   [viewHeader]: viewText(view),
 });
 
