@@ -1,4 +1,5 @@
 import { parseArgs } from "node:util";
+import { analytics } from "./benches/analytics";
 import { fanout } from "./benches/fanout";
 import { ingest } from "./benches/ingest";
 import { keyed } from "./benches/keyed";
@@ -14,6 +15,7 @@ import { startup } from "./benches/startup";
 import { subscribed } from "./benches/subscribed";
 import { tail } from "./benches/tail";
 import { throughput } from "./benches/throughput";
+import { usage as accounting } from "./benches/usage";
 import { wire } from "./benches/wire";
 import type { Bench, Context } from "./lib/context";
 import { makeSignalFiles } from "./lib/dataset";
@@ -40,6 +42,8 @@ const benches: readonly Bench[] = [
   overshoot,
   subscribed,
   fanout,
+  accounting,
+  analytics,
 ];
 const names = benches.map(({ name }) => name);
 

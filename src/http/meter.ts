@@ -18,7 +18,8 @@ export type UsageRow = {
 export type Delivery = { userId: string; ids: readonly number[]; atMs: number };
 
 /** One stretch of counting within one day. Rows of another sheet are closed. */
-type Sheet = { day: string; fromMs: number; untilMs: number; rows: UsageRow[] };
+type Sheet = { id: number; day: string; fromMs: number; untilMs: number; rows: UsageRow[] };
+type Row = UsageRow & { sheet: number };
 
 type Options = {
   now: () => number;
@@ -40,6 +41,7 @@ export class Meters {
   deliveriesDropped = 0;
   readonly #accounts = new Map<string, Meter>();
   #sheet: Sheet;
+  #looked = false;
   #closed: UsageRow[] = [];
   #deliveries: Delivery[] = [];
   #waiting = 0;
@@ -88,12 +90,24 @@ export class Meters {
 
   /** For Meter: the sheet that is open at this moment. */
   open(): Sheet {
-    const nowMs = this.options.now();
-    const sheet = this.#sheet;
-    if (nowMs >= sheet.fromMs && nowMs < sheet.untilMs) return sheet;
-    this.#closed.push(...sheet.rows);
-    return (this.#sheet = sheetAt(nowMs));
+    if (!this.#looked) this.#look();
+    return this.#sheet;
   }
+
+  /** Once for all that is counted together: to ask the time costs more than to count. */
+  #look(): void {
+    this.#looked = true;
+    queueMicrotask(this.#lookAgain);
+    const nowMs = this.options.now();
+    const { fromMs, untilMs, rows } = this.#sheet;
+    if (nowMs >= fromMs && nowMs < untilMs) return;
+    this.#closed = [...this.#closed, ...rows];
+    this.#sheet = sheetAt(nowMs);
+  }
+
+  readonly #lookAgain = (): void => {
+    this.#looked = false;
+  };
 
   /** For Meter. */
   deliver(userId: string, ids: readonly number[]): void {
@@ -125,9 +139,9 @@ const recentMax = 8;
 
 /** Counts for one account in this process, whichever of its keys and sessions comes. */
 export class Meter {
-  #signals: Open | null = null;
-  #account: Open | null = null;
-  #admin: Open | null = null;
+  #signals: Row | null = null;
+  #account: Row | null = null;
+  #admin: Row | null = null;
   #last: readonly number[] = none;
   #recent: (readonly number[])[] | null = null;
   #turn = 0;
@@ -164,7 +178,7 @@ export class Meter {
     if (fresh.length > 0) this.meters.deliver(this.userId, fresh);
   }
 
-  #row(routeClass: RouteClass): UsageRow {
+  #row(routeClass: RouteClass): Row {
     const sheet = this.meters.open();
     const held =
       routeClass === "signals"
@@ -172,26 +186,27 @@ export class Meter {
         : routeClass === "account"
           ? this.#account
           : this.#admin;
-    if (held !== null && held.sheet === sheet) return held.row;
+    if (held !== null && held.sheet === sheet.id) return held;
     const { userId } = this;
-    const row = { userId, day: sheet.day, routeClass, requests: 0, errors: 0, delivered: 0 };
-    sheet.rows.push(row);
-    const open = { sheet, row };
-    if (routeClass === "signals") this.#signals = open;
-    else if (routeClass === "account") this.#account = open;
-    else this.#admin = open;
+    const { id, day, rows } = sheet;
+    const row = { sheet: id, userId, day, routeClass, requests: 0, errors: 0, delivered: 0 };
+    rows.push(row);
+    if (routeClass === "signals") this.#signals = row;
+    else if (routeClass === "account") this.#account = row;
+    else this.#admin = row;
     return row;
   }
 }
 
-type Open = { sheet: Sheet; row: UsageRow };
-
 const none: readonly number[] = Object.freeze([]);
+
+let sheets = 0;
 
 function sheetAt(nowMs: number): Sheet {
   const fromMs = Math.floor(nowMs / dayMs) * dayMs;
   const day = new Date(fromMs).toISOString().slice(0, 10);
-  return { day, fromMs, untilMs: fromMs + dayMs, rows: [] };
+  sheets += 1;
+  return { id: sheets, day, fromMs, untilMs: fromMs + dayMs, rows: [] };
 }
 
 /** The difference that was asked for last: after a new signal everybody asks for the same one. */

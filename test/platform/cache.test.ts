@@ -106,6 +106,93 @@ describe("a namespace", () => {
     expect((await without.get("no", no)).hit).toBe(false);
   });
 
+  test("loads anew what nears its end, once, while everybody is given what there is", async () => {
+    let now = 1_000_000_000;
+    const namespace = alone({ now: () => now }).namespace<User>({ ...users, refreshAfter: 0.8 });
+    let loads = 0;
+    let next = Promise.withResolvers<void>();
+    const load = async (): Promise<User> => {
+      loads += 1;
+      const version = loads;
+      if (version > 1) await next.promise;
+      return { id: "1", version };
+    };
+    const version = async () => (await namespace.get("1", load)).value.version;
+    const settled = async () => {
+      next.resolve();
+      await Bun.sleep(1);
+      next = Promise.withResolvers();
+    };
+    expect(await version()).toBe(1);
+    // A lifetime is up to a tenth shorter than 300 s.
+    now += 0.69 * 300_000;
+    expect([await version(), loads]).toEqual([1, 1]);
+    now += 0.12 * 300_000;
+    expect(await Promise.all(Array.from({ length: 50 }, version))).toEqual(Array(50).fill(1));
+    expect(loads).toBe(2);
+    expect(await version()).toBe(1);
+    await settled();
+    expect([await version(), loads]).toEqual([2, 2]);
+    // From there on its time begins anew; nobody waits before it has ended.
+    now += 0.69 * 300_000;
+    expect([await version(), loads]).toEqual([2, 2]);
+    now += 0.4 * 300_000;
+    const late = version();
+    await settled();
+    expect([await late, loads]).toEqual([3, 3]);
+  });
+
+  test("tries again what could not be loaded anew, and not at each question", async () => {
+    let now = 1_000_000_000;
+    const namespace = alone({ now: () => now }).namespace<User>({ ...users, refreshAfter: 0.8 });
+    await namespace.get("1", () => Promise.resolve({ id: "1", version: 1 }));
+    now += 0.85 * 300_000;
+    let tries = 0;
+    const fails = (): Promise<never> => {
+      tries += 1;
+      return never();
+    };
+    for (let i = 0; i < 10; i += 1) {
+      expect((await namespace.get("1", fails)).value.version).toBe(1);
+      await Bun.sleep(1);
+    }
+    expect(tries).toBe(1);
+    now += 1_000;
+    await namespace.get("1", fails);
+    expect(tries).toBe(2);
+    // What was voided while it was loaded anew stays void.
+    now += 1_000;
+    const slow = Promise.withResolvers<User>();
+    await namespace.get("1", () => slow.promise);
+    await namespace.invalidate("1");
+    slow.resolve({ id: "1", version: 2 });
+    await Bun.sleep(1);
+    const { value, hit } = await namespace.get("1", () => Promise.resolve({ id: "1", version: 3 }));
+    expect([value.version, hit]).toEqual([3, false]);
+  });
+
+  test("loads anew what another one loaded, and takes over what another one has by then", async () => {
+    await server.flush();
+    await using a = await instance();
+    await using b = await instance();
+    // In Redis time goes by itself.
+    const soon = { name: "soon", ttlSeconds: 2, refreshAfter: 0.5 };
+    const [ours, theirs] = [a.cache.namespace<User>(soon), b.cache.namespace<User>(soon)];
+    let loads = 0;
+    const load = (): Promise<User> => Promise.resolve({ id: "1", version: (loads += 1) });
+    await ours.get("1", load);
+    // One that is written behind may not be there yet.
+    await until(async () => (await direct.keys("*soon*")).length > 0, "the value in Redis");
+    expect((await theirs.get("1", never)).value.version).toBe(1);
+    await Bun.sleep(1_200);
+    expect((await theirs.get("1", load)).value.version).toBe(1);
+    await until(() => loads === 2, "a refresh");
+    await until(async () => (await theirs.get("1", never)).value.version === 2, "the new value");
+    await ours.get("1", load);
+    await until(async () => (await ours.get("1", load)).value.version === 2, "the same here");
+    expect(loads).toBe(2);
+  });
+
   test("gives what nobody can change under another", async () => {
     const namespace = alone().namespace<{ roles: string[] }>({ name: "roles", ttlSeconds: 60 });
     const made = { roles: ["user"] };

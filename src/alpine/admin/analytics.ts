@@ -69,8 +69,8 @@ type Numbers<K extends string> = Record<K, number>;
 
 /**
  * One statement, which reads two indexes and no row: each entry of (tier, is_active) once, and of
- * the times of creation those since the week or the month began. A count of each group is half the
- * work of grouping, and Postgres makes them side by side.
+ * the times of creation those that are new. A plain count of each group is half the work of
+ * grouping, and Postgres makes them side by side.
  */
 async function countUsers(db: Queries, { today, week, month }: Periods) {
   const groups = tiers.flatMap((tier) =>
@@ -81,25 +81,20 @@ async function countUsers(db: Queries, { today, week, month }: Periods) {
     ),
   );
   const since = (from: Date) =>
-    sql`count(*) FILTER (WHERE created_at >= ${from.toISOString()}::timestamptz)::int`;
-  const earliest = (week < month ? week : month).toISOString();
+    sql`(SELECT count(*)::int FROM users WHERE created_at >= ${from.toISOString()}::timestamptz)`;
   const { rows } = await db.execute<
     Numbers<"total" | "active" | "today" | "week" | "month" | "starter" | "pro" | "elite">
   >(sql`
-    SELECT standing.*, fresh.*
-    FROM (
-      SELECT
-        sum(n)::int AS total,
-        sum(n) FILTER (WHERE is_active)::int AS active,
-        sum(n) FILTER (WHERE tier = 'starter')::int AS starter,
-        sum(n) FILTER (WHERE tier = 'pro')::int AS pro,
-        sum(n) FILTER (WHERE tier = 'elite')::int AS elite
-      FROM (${sql.join(groups, sql` UNION ALL `)}) AS groups
-    ) AS standing
-    CROSS JOIN (
-      SELECT ${since(today)} AS today, ${since(week)} AS week, ${since(month)} AS month
-      FROM users WHERE created_at >= ${earliest}::timestamptz
-    ) AS fresh`);
+    SELECT
+      sum(n)::int AS total,
+      sum(n) FILTER (WHERE is_active)::int AS active,
+      sum(n) FILTER (WHERE tier = 'starter')::int AS starter,
+      sum(n) FILTER (WHERE tier = 'pro')::int AS pro,
+      sum(n) FILTER (WHERE tier = 'elite')::int AS elite,
+      ${since(today)} AS today,
+      ${since(week)} AS week,
+      ${since(month)} AS month
+    FROM (${sql.join(groups, sql` UNION ALL `)}) AS standing`);
   return must(first(rows));
 }
 
