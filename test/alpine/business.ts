@@ -55,6 +55,8 @@ export interface Customer {
 
 type Worth = { tier: TierName; currency: string; cents: number } | null;
 interface Movement {
+  customer: number;
+  at: number;
   month: string;
   kind: "new" | "reactivation" | "expansion" | "contraction" | "churned";
   currency: string;
@@ -306,7 +308,15 @@ export class Business {
     act();
     const after = this.worth(who);
     const note = (kind: Movement["kind"], currency: string, cents: number) =>
-      this.movements.push({ month: monthOf(at), kind, currency, cents, contract });
+      this.movements.push({
+        customer: who.number,
+        at,
+        month: monthOf(at),
+        kind,
+        currency,
+        cents,
+        contract,
+      });
     if (!before && after) {
       note(who.hasEarned ? "reactivation" : "new", after.currency, after.cents);
       who.hasEarned = true;

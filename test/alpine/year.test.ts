@@ -284,6 +284,16 @@ test(`a year of ${ACCOUNTS} accounts: revenue, numbers and rights are those of t
     model.close(at.clock.ms);
     await compare();
   }
+  // All that ever changed revenue, to the millisecond.
+  const { rows } = await at.db().execute<{ moved: string }>(sql`
+    SELECT concat_ws(' ', user_id, kind, round(extract(epoch FROM at) * 1000), currency,
+      abs(sum(delta_minor))) AS moved
+    FROM revenue_movements GROUP BY user_id, subscription_id, kind, at, currency`);
+  const noted = model.movements.map(({ customer, kind, at: when, currency, cents }) => {
+    const word = kind === "churned" ? "churn" : kind;
+    return [accounts[customer]?.member.id, word, when, currency, cents].join(" ");
+  });
+  expect(rows.map(({ moved }) => moved).toSorted()).toEqual(noted.toSorted());
   const lines = [...done].toSorted().map(([what, times]) => `${what}×${times}`);
   console.log(
     `${DAYS} days, ${daysAway} of them off, ${accounts.length} accounts: ${lines.join(", ")}`,
