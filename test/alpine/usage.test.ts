@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { eq } from "drizzle-orm";
-import { apiKeys, usage, usageDays } from "../../db/alpine/schema.ts";
+import { apiKeys, deliveries, usage, usageDays } from "../../db/alpine/schema.ts";
 import { hashOf } from "../../src/alpine/auth/tokens.ts";
 import type { Database } from "../../src/alpine/database.ts";
 import { makeKey } from "../../src/alpine/keys/format.ts";
@@ -15,8 +15,9 @@ import {
   type Accounts,
   type Member,
 } from "../harness/accounts.ts";
-import { NOON, READ_TOKEN } from "../harness/app.ts";
-import { alpineOf, people, person } from "./people.ts";
+import { NOON, READ_TOKEN, signal } from "../harness/app.ts";
+import { ownPostgres } from "../harness/servers.ts";
+import { alpineOf, people, person, until } from "./people.ts";
 
 let at: Accounts;
 beforeAll(async () => {
@@ -322,6 +323,47 @@ describe("while the database is away", () => {
     expect((await totals())["signals"]?.requests).toBe(before + 5);
   });
 });
+
+test.if(BACKEND !== "embedded")(
+  "a Postgres that is killed and comes back has every answer of a known key counted once",
+  async () => {
+    await using servers = await ownPostgres();
+    await using own = await openAccounts({ backend: "postgres", servers: { postgres: servers } });
+    const member = await person(own, { tier: "pro" });
+    const key = await own.key(member);
+    const { ids } = await own.app
+      .post([signal(), signal({ entry_price: 101 })])
+      .then(async (response) => {
+        const { signals } = (await response.json()) as { signals: { id: number }[] };
+        return { ids: signals.map(({ id }) => id) };
+      });
+    const { usage: writes } = alpineOf(own);
+    await poll(key, 5, own);
+    const busy = writes.flushCounts().catch(() => undefined);
+    await servers.kill();
+    await busy;
+    for (let i = 0; i < 4; i += 1) {
+      await poll(key, 10, own);
+      await expect(writes.flushCounts()).rejects.toThrow();
+    }
+    await servers.start();
+    await until(() => writes.flushCounts().then(...settled), 20_000);
+    const [row] = await own.db().select().from(usage).where(eq(usage.routeClass, "signals"));
+    expect(row).toMatchObject({ requests: 45, errors: 0, delivered: 90 });
+    const [day] = await own
+      .db()
+      .select()
+      .from(usageDays)
+      .where(eq(usageDays.routeClass, "signals"));
+    expect(day).toMatchObject({ requests: 46, delivered: 90 });
+    const journal = await own.db().select().from(deliveries);
+    expect(journal.map(({ signalId }) => signalId).toSorted()).toEqual(ids.toSorted());
+  },
+  30_000,
+);
+
+/** Whether it was done. */
+const settled = [() => true, () => false] as const;
 
 test.if(BACKEND !== "embedded")(
   "a server that is killed loses what it counted since it last wrote, and no more",
