@@ -72,7 +72,7 @@ describe("who gets in", () => {
       ["GET", USERS, undefined, 200, 200],
       ["GET", `${USERS}/${member.id}`, undefined, 200, 200],
       ["GET", AUDIT, undefined, 200, 200],
-      ["PATCH", `${USERS}/${member.id}`, { tier: "starter" }, 200, 403],
+      ["PATCH", `${USERS}/${member.id}`, { is_active: true }, 200, 403],
       ["DELETE", `${USERS}/${NOBODY}/sessions`, undefined, 404, 403],
     ];
     for (const [method, path, body, status, byKey] of routes) {
@@ -235,8 +235,9 @@ describe("a change of rights", () => {
       entry.details,
     ]);
     expect(entries).toEqual([
-      ["tier_changed", boss.id, { from: "starter", to: "elite" }],
+      ["tier_granted", boss.id, { from: null, to: "elite" }],
       ["role_changed", boss.id, { from: "user", to: "admin" }],
+      ["tier_changed", boss.id, { from: "starter", to: "elite" }],
       ["activation_changed", boss.id, { from: true, to: false }],
     ]);
   });
@@ -244,7 +245,6 @@ describe("a change of rights", () => {
   test.each([
     [{}, "body"],
     [{ tier: "gold" }, "tier"],
-    [{ tier: null }, "tier"],
     [{ role: "root" }, "role"],
     [{ is_active: "false" }, "is_active"],
     [{ is_active: 0 }, "is_active"],
