@@ -1,5 +1,5 @@
 import { setTimeout as pause } from "node:timers/promises";
-import { and, asc, gt, isNotNull, isNull, lt, type SQL, sql } from "drizzle-orm";
+import { and, asc, gt, isNull, lt, type SQL, sql } from "drizzle-orm";
 import type { PgTable } from "drizzle-orm/pg-core";
 import {
   auditLog,
@@ -44,9 +44,10 @@ export async function forgetExpired(db: Database, nowMs: number): Promise<boolea
     [sessions, lt(sessions.expiresAt, before(sessionsKeptMs))],
     [auditLog, lt(auditLog.at, before(recordsKeptMs))],
     [usage, lt(usage.day, day)],
+    // Those of a customer are kept: what they bought is what all of their events come to.
     [
       providerEvents,
-      and(isNotNull(providerEvents.appliedAt), lt(providerEvents.appliedAt, before(recordsKeptMs))),
+      and(isNull(providerEvents.subject), lt(providerEvents.appliedAt, before(recordsKeptMs))),
     ],
     [notifications, lt(notifications.readAt, before(readKeptMs))],
     // Those that went by mail alone as well.

@@ -106,7 +106,7 @@ test("notifications go 30 days after they were read, or after 90 days", async ()
   expect(left.toSorted()).toEqual(["by mail alone", "read lately, of long ago", "unread"]);
 });
 
-test("counts and applied events go after 400 days, sums and events that wait do not", async () => {
+test("counts and events of nobody go after 400 days; sums, events that wait and those of customers do not", async () => {
   await using at = await openAccounts({ backend: "postgres" });
   const { id: userId } = await at.member();
   const ago = (days: number) => new Date(at.clock.ms - days * day);
@@ -121,9 +121,15 @@ test("counts and applied events go after 400 days, sums and events that wait do 
     .insert(usageDays)
     .values(old.map((days) => ({ day: on(days), routeClass: "signals" as const, requests: 1 })));
   const event = { provider: "stripe", type: "invoice.paid", body: {} } as const;
-  const told = (id: string, receivedDays: number, appliedDays: number | null) => ({
+  const told = (
+    id: string,
+    receivedDays: number,
+    appliedDays: number | null,
+    subject?: string,
+  ) => ({
     ...event,
     id,
+    subject: subject ?? null,
     createdAt: ago(receivedDays),
     receivedAt: ago(receivedDays),
     appliedAt: appliedDays === null ? null : ago(appliedDays),
@@ -135,6 +141,7 @@ test("counts and applied events go after 400 days, sums and events that wait do 
       told("applied long ago", 401, 401),
       told("applied", 500, 399),
       told("waits", 500, null),
+      told("of a customer", 500, 500, "cus_1"),
     ]);
   await forgetExpired(at.db(), at.clock.ms);
   const counted = (await at.db().select().from(usage)).map(({ requests }) => requests);
@@ -143,7 +150,7 @@ test("counts and applied events go after 400 days, sums and events that wait do 
     (await at.db().select().from(usageDays)).filter(({ requests }) => requests === 1),
   ).toHaveLength(3);
   const events = (await at.db().select().from(providerEvents)).map(({ id }) => id);
-  expect(events.toSorted()).toEqual(["applied", "waits"]);
+  expect(events.toSorted()).toEqual(["applied", "of a customer", "waits"]);
 });
 
 test("what was delivered is kept as long as the plan says, by each account's plan", async () => {
