@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, beforeEach, expect, test } from "bun:test";
 import { eq, sql } from "drizzle-orm";
 import { plans, providerEvents, users } from "../../../db/alpine/schema.ts";
+import { forgetExpired } from "../../../src/alpine/retention.ts";
 import type { Accounts, Member } from "../../harness/accounts.ts";
 import { problemOf } from "../../harness/app.ts";
 import { randomNumbers, SEED, tellSeed } from "../../harness/seed.ts";
@@ -221,6 +222,23 @@ test("a price that no plan has is waited for", async () => {
   await set(PRICES.elite.id);
   await alpineOf(at).settle();
   expect(await tierOf(who)).toBe("elite");
+});
+
+test("who has paid for more than a year has paid since then, whatever is forgotten", async () => {
+  const who = await person(at);
+  const customer = new Customer(who.id);
+  const begin = now() - 450 * day;
+  customer.buy("pro", begin);
+  for (let days = 30; days < 420; days += 30) customer.renew(begin + days * day);
+  await sendAll(customer.events);
+  const { movements, payments } = await state();
+  await forgetExpired(at.db(), at.clock.ms + 401 * DAY);
+  customer.events.length = 0;
+  customer.renew(begin + 420 * day);
+  await sendAll(customer.events);
+  const after = await state();
+  expect(after.movements).toEqual(movements);
+  expect(after.payments.length).toBe(payments.length + 1);
 });
 
 test("an account has one subscription: what would be a second one waits", async () => {
