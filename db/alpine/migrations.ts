@@ -5,6 +5,7 @@ import plans from "./migrations/0002_plans.sql" with { type: "text" };
 import money from "./migrations/0003_money.sql" with { type: "text" };
 import notices from "./migrations/0004_notices.sql" with { type: "text" };
 import lists from "./migrations/0005_lists.sql" with { type: "text" };
+import prices from "./migrations/0006_prices.sql" with { type: "text" };
 
 export type Migration = { name: string; sql: string };
 
@@ -15,4 +16,5 @@ export const migrations: readonly Migration[] = [
   { name: "0003_money", sql: money },
   { name: "0004_notices", sql: notices },
   { name: "0005_lists", sql: lists },
+  { name: "0006_prices", sql: prices },
 ];

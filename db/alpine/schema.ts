@@ -310,6 +310,16 @@ export const plans = pgTable(
   ],
 );
 
+/** Prices at Stripe that a plan had before: who bought at one goes on at it. */
+export const formerPrices = pgTable(
+  "former_prices",
+  {
+    stripePriceId: text("stripe_price_id").primaryKey(),
+    tier: text("tier").$type<Tier>().notNull(),
+  },
+  () => [check("former_prices_tier", oneOf("tier", tiers))],
+);
+
 export const providers = ["manual", "stripe"] as const;
 export type Provider = (typeof providers)[number];
 

@@ -1,5 +1,5 @@
 import { eq } from "drizzle-orm";
-import { plans, type Tier } from "../../../db/alpine/schema";
+import { formerPrices, plans, type Tier } from "../../../db/alpine/schema";
 import { AppError } from "../../errors";
 import type { Account } from "../../http/guard";
 import { mustAdminister } from "../admin/store";
@@ -28,6 +28,11 @@ export async function changePlan(
       if (!old) throw new AppError("not_found", "There is no such plan.");
       const next = { ...old, ...columnsOf(change), updatedAt: new Date(nowMs) };
       await tx.update(plans).set(next).where(eq(plans.tier, tier));
+      if (old.stripePriceId !== null && old.stripePriceId !== next.stripePriceId) {
+        const set = { stripePriceId: old.stripePriceId, tier };
+        const target = formerPrices.stripePriceId;
+        await tx.insert(formerPrices).values(set).onConflictDoUpdate({ target, set });
+      }
       const [from, to] = [adminPlanOf(old), adminPlanOf(next)];
       const names = Object.keys(change) as (keyof PlanChange)[];
       const changed = names.filter((name) => from[name] !== to[name]);

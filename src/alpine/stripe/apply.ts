@@ -1,6 +1,7 @@
 import { and, asc, eq, inArray, isNull, lte, ne, sql } from "drizzle-orm";
 import { z } from "zod";
 import {
+  formerPrices,
   invoices,
   payments,
   plans,
@@ -51,10 +52,7 @@ export async function applyEvents(ground: Ground, customer: string): Promise<voi
       sql`SELECT pg_advisory_xact_lock(hashtextextended(${`stripe ${customer}`}, 0))`,
     );
     const rows = await tx.select().from(providerEvents).where(ofCustomer);
-    const priced = await tx.select().from(plans);
-    const prices = new Map(
-      priced.flatMap(({ stripePriceId: id, tier }): [string, Tier][] => (id ? [[id, tier]] : [])),
-    );
+    const prices = await readPrices(tx);
     try {
       const terms = { customer, prices, graceMs: graceMsOf(config), nowMs };
       const folded = fold(inOrder(rows), terms);
@@ -81,6 +79,14 @@ export async function applyEvents(ground: Ground, customer: string): Promise<voi
     return null;
   });
   if (held !== null) log.warn({ customer, reason: held }, "events of Stripe are held");
+}
+
+/** Which tier a price sells: what it sells now before what it sold. */
+async function readPrices(tx: Transaction): Promise<Map<string, Tier>> {
+  const priced = [...(await tx.select().from(formerPrices)), ...(await tx.select().from(plans))];
+  return new Map(
+    priced.flatMap(({ stripePriceId: id, tier }): [string, Tier][] => (id ? [[id, tier]] : [])),
+  );
 }
 
 /** What is only to be waited for, or mended by the operator. @throws what is anything else. */

@@ -224,6 +224,34 @@ test("a price that no plan has is waited for", async () => {
   expect(await tierOf(who)).toBe("elite");
 });
 
+test("who came to a price that their plan has no more goes on at it", async () => {
+  const who = await person(at);
+  const customer = new Customer(who.id);
+  // Moved in the portal: what was agreed at the checkout says nothing of the new price.
+  const tell = async () => {
+    const text = JSON.stringify(customer.events);
+    await sendAll(JSON.parse(text.replaceAll('"price_id":"price_pro"', '"price_id":"x"')));
+    customer.events.length = 0;
+  };
+  const reprice = async (stripe_price_id: string) => {
+    const path = "/api/admin/plans/pro";
+    await at.must(200, "PATCH", path, { stripe_price_id }, await shop.boss());
+  };
+  customer.buy("starter", now() - 40 * day);
+  customer.change("pro", now() - 39 * day);
+  await tell();
+  await reprice("price_dearer");
+  customer.renew(now() - 10 * day);
+  await tell();
+  expect(await cash(who)).toEqual(["charge 1234", "charge 14900", "charge 4900"]);
+  expect(await tierOf(who)).toBe("pro");
+  customer.end(now());
+  await tell();
+  expect(await tierOf(who)).toBe("starter");
+  expect((await state()).held).toEqual([]);
+  await reprice(PRICES.pro.id);
+});
+
 test("who has paid for more than a year has paid since then, whatever is forgotten", async () => {
   const who = await person(at);
   const customer = new Customer(who.id);
