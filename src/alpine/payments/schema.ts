@@ -8,7 +8,7 @@ import { isPrintable } from "../users/schema";
 export type PaymentRow = typeof payments.$inferSelect;
 
 /** What Postgres holds in an integer. */
-const minorMax = 2_147_483_647;
+export const minorMax = 2_147_483_647;
 const amount = z.int().min(1).max(minorMax).openapi({ description: "In minor units." });
 const reference = z
   .string()

@@ -66,7 +66,15 @@ export async function applyEvents(ground: Ground, customer: string): Promise<voi
       for (const payment of booked) {
         if (user && payment.kind === "failure") await tellFailure(tx, nowMs, payment);
       }
-      if (user) await settleTier(tx, tell, user, { nowMs, actorId: null, origin: null });
+      const manner = { nowMs, actorId: null, origin: null };
+      if (user) await settleTier(tx, tell, user, manner);
+      // Events that came late may say that it was somebody else's all the time.
+      const others = new Set(known.map((row) => row.userId)).difference(new Set([folded.userId]));
+      for (const id of others) {
+        await nameBeginnings(tx, id);
+        const other = await lockUser(tx, id);
+        if (other) await settleTier(tx, tell, other, manner);
+      }
     } catch (error) {
       const fault = faultOf(error);
       await tx.update(providerEvents).set({ fault }).where(waiting);

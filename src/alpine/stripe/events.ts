@@ -1,9 +1,14 @@
 import { z } from "zod";
 import { intervals, type Tier, tiers } from "../../../db/alpine/schema";
+import { minorMax } from "../payments/schema";
 
 /** The parts of Stripe's objects that count here, wherever an API version puts them. */
 
-const seconds = z.int().transform((at) => new Date(at * 1000));
+/** Seconds since 1970, up to the year 9999. */
+export const unixSeconds = z.int().min(0).max(253_402_300_799);
+const seconds = unixSeconds.transform((at) => new Date(at * 1000));
+/** Stripe sells for more in some currencies than the books can hold. */
+const money = z.int().min(0).max(minorMax);
 /** An id, or the whole object where it was expanded. */
 const ref = z
   .union([z.string(), z.object({ id: z.string() }).transform(({ id }) => id)])
@@ -51,7 +56,7 @@ const Subscription = z.object({
           current_period_end: seconds.nullish(),
           price: z.object({
             id: z.string(),
-            unit_amount: z.int().min(0),
+            unit_amount: money,
             currency,
             lookup_key: z.string().nullish(),
             metadata,
@@ -75,8 +80,8 @@ const Invoice = z.object({
     .object({ subscription_details: z.object({ subscription: ref, metadata }).nullish() })
     .nullish(),
   billing_reason: z.string().nullish(),
-  amount_due: z.int().min(0),
-  amount_paid: z.int().min(0),
+  amount_due: money,
+  amount_paid: money,
   attempt_count: z.int().nullish(),
   currency,
   period_start: seconds,
@@ -89,7 +94,7 @@ const Charge = z.object({
   id: z.string(),
   customer: ref,
   invoice: ref,
-  amount_refunded: z.int().min(0),
+  amount_refunded: money,
   currency,
 });
 

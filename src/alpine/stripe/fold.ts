@@ -1,5 +1,5 @@
 import type { InvoiceReason, SubscriptionStatus, Tier } from "../../../db/alpine/schema";
-import type { PaymentRow } from "../payments/schema";
+import { minorMax, type PaymentRow } from "../payments/schema";
 import { type Movement, movementsBetween, recurringOf } from "../subscriptions/movements";
 import type { InvoiceRow, SubscriptionRow } from "../subscriptions/schema";
 import {
@@ -172,6 +172,9 @@ class Ledger {
     const { price } = item;
     const tier = tierSold(told, prices);
     if (tier === null) throw new Held(`No plan is sold at ${price.id}.`);
+    const priceMinor = price.unit_amount * (item.quantity ?? 1);
+    if (priceMinor > minorMax)
+      throw new Held(`${item.quantity} × ${price.id} is too much to keep.`);
     const periodStart = item.current_period_start ?? told.current_period_start ?? told.created;
     const periodEnd = item.current_period_end ?? told.current_period_end ?? periodStart;
     return {
@@ -180,7 +183,7 @@ class Ledger {
       tier,
       provider: "stripe",
       status,
-      priceMinor: price.unit_amount * (item.quantity ?? 1),
+      priceMinor,
       currency: price.currency,
       interval: price.recurring.interval,
       createdAt: told.created,

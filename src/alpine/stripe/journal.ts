@@ -3,12 +3,12 @@ import { AppError } from "../../errors";
 import { providerEvents } from "../../../db/alpine/schema";
 import type { Plane } from "../plane";
 import { applyEvents } from "./apply";
-import { subjectOf } from "./events";
+import { subjectOf, unixSeconds } from "./events";
 
 const Event = z.looseObject({
   id: z.string().min(1).max(255),
   type: z.string().min(1).max(255),
-  created: z.int().min(0).max(253_402_300_799),
+  created: unixSeconds,
 });
 
 /** How old a signature may be, seconds: what Stripe itself recommends. */

@@ -269,6 +269,51 @@ test("who has paid for more than a year has paid since then, whatever is forgott
   expect(after.payments.length).toBe(payments.length + 1);
 });
 
+test("who a customer turns out not to be has nothing of it", async () => {
+  const [wrong, right] = await people(at, 2);
+  if (!wrong || !right) throw new Error("nobody was made");
+  const customer = new Customer(wrong.id);
+  customer.buy("pro", now() - day);
+  const told = JSON.stringify(customer.events.at(-1)).replaceAll(wrong.id, right.id);
+  const events = [...customer.events.slice(0, -1), JSON.parse(told) as StripeEvent];
+  await sendAll(events.slice(0, -1));
+  expect(await tierOf(wrong)).toBe("pro");
+  await sendAll(events.slice(-1));
+  expect([await tierOf(wrong), await tierOf(right)]).toEqual(["starter", "pro"]);
+  const late = await state();
+  await forgetAll();
+  await sendAll(events.toReversed());
+  expect(await state()).toEqual(late);
+});
+
+test("money and times that the books cannot hold are named, and booked is nothing", async () => {
+  const most = 2_147_483_647;
+  const told: [from: string, to: string][] = [
+    ['"unit_amount":14900', `"unit_amount":${most + 1}`],
+    ['"quantity":1', `"quantity":${most}`],
+    ['"amount_paid":14900', `"amount_paid":${most + 1}`],
+    ['"trial_end":null', `"trial_end":${Number.MAX_SAFE_INTEGER}`],
+  ];
+  for (const [from, to] of told) {
+    const customer = new Customer((await person(at)).id);
+    customer.buy("pro", now());
+    const text = JSON.stringify(customer.events);
+    expect(text).toContain(from);
+    await sendAll(JSON.parse(text.replaceAll(from, to)) as StripeEvent[]);
+  }
+  const { held, invoices, payments } = await state();
+  expect([...invoices, ...payments]).toEqual([]);
+  const faults = new Set(held.map(({ fault }) => fault));
+  expect(faults).toEqual(
+    new Set([
+      "An event cannot be read: items.data.0.price.unit_amount.",
+      `${most} × price_pro is too much to keep.`,
+      "An event cannot be read: amount_paid.",
+      "An event cannot be read: trial_end.",
+    ]),
+  );
+});
+
 test("an account has one subscription: what would be a second one waits", async () => {
   const who = await person(at);
   await shop.subscribe(who, "starter");
