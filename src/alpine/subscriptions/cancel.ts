@@ -27,7 +27,8 @@ export async function cancel(
       await end(books, row, now, "cancelled");
       return;
     }
-    if (row.cancelAtPeriodEnd) throw alreadyCancelled();
+    // Stripe's own event may have said so meanwhile.
+    if (row.cancelAtPeriodEnd && row.provider === "manual") throw alreadyCancelled();
     // An upgrade that nobody has paid for is not wanted any more; what a period costs is owed.
     if ((await openInvoiceOf(tx, row.id))?.reason === "upgrade") {
       await voidOpenInvoices(tx, row.id);
@@ -49,7 +50,7 @@ export async function resume(
   return changeOwn(plane, account, origin, async (books, held) => {
     const row = mustHave(held);
     const { tx, nowMs } = books;
-    if (!row.cancelAtPeriodEnd) throw notCancelled();
+    if (!row.cancelAtPeriodEnd && row.provider === "manual") throw notCancelled();
     const details = { subscription_id: row.id };
     const entry = { event: "subscription_resumed", actorId: account.userId, details } as const;
     await audit(tx, nowMs, origin, entry);

@@ -6,16 +6,19 @@ import { endSessions } from "../auth/sessions";
 import { lockAdmins } from "../database";
 import type { Plane } from "../plane";
 import type { Books } from "../subscriptions/ledger";
-import { end, graceMsOf } from "../subscriptions/renew";
+import { catchUp, end, graceMsOf } from "../subscriptions/renew";
 import { lockLiveOf } from "../subscriptions/store";
+import type { UserRow } from "./schema";
 import { administers, deleteUser, lockSelf, mustLeaveAdmin } from "./store";
 
 /**
  * Ends what the account pays for. Invoices and payments stay: books must add up.
  * @throws AppError 409 for what Stripe would go on charging for.
  */
-async function endOwn(books: Books & { actorId: string }): Promise<void> {
-  const row = await lockLiveOf(books.tx, books.actorId);
+async function endOwn(books: Books, user: UserRow): Promise<void> {
+  const held = await lockLiveOf(books.tx, user.id);
+  // What time has ended before has ended then.
+  const row = held && (await catchUp(books, user, held)).row;
   if (!row) return;
   if (row.provider === "stripe") {
     throw new AppError(
@@ -46,7 +49,8 @@ export async function deleteAccount(
     const user = await lockSelf(tx, account);
     if (confirmed.passwordHash !== user.passwordHash) throw wrongPassword();
     if (administers(config, user)) await mustLeaveAdmin(tx, config, userId);
-    await endOwn({ tx, tell, nowMs, graceMs: graceMsOf(config), actorId: userId, origin });
+    const graceMs = graceMsOf(config);
+    await endOwn({ tx, tell, nowMs, graceMs, actorId: userId, origin }, user);
     // Before the rows are gone: what is void must be known for as long as tokens last.
     await endSessions(tx, tell, userId, nowMs);
     await deleteUser(tx, userId);

@@ -2,6 +2,7 @@
 import { expect, test } from "bun:test";
 import { eq } from "drizzle-orm";
 import { plans } from "../../../db/alpine/schema.ts";
+import type { CurrentSubscription } from "../../../src/alpine/subscriptions/schema.ts";
 import type { Accounts, Member } from "../../harness/accounts.ts";
 import { Shop } from "../money.ts";
 import { person } from "../people.ts";
@@ -12,10 +13,16 @@ interface Asked {
   form: Record<string, string>;
 }
 
+interface State {
+  status: number;
+  /** What happens before the next answer. */
+  meanwhile: () => Promise<void>;
+}
+
 /** Answers the three calls that are made; with a status other than 200 it is broken. */
-function fakeStripe(): Disposable & { url: string; asked: Asked[]; state: { status: number } } {
+function fakeStripe(): Disposable & { url: string; asked: Asked[]; state: State } {
   const asked: Asked[] = [];
-  const state = { status: 200 };
+  const state: State = { status: 200, meanwhile: () => Promise.resolve() };
   const server = Bun.serve({
     hostname: "127.0.0.1",
     port: 0,
@@ -23,8 +30,9 @@ function fakeStripe(): Disposable & { url: string; asked: Asked[]; state: { stat
       const { pathname: path } = new URL(request.url);
       const form = Object.fromEntries(new URLSearchParams(await request.text()));
       asked.push({ path, form });
+      await state.meanwhile();
       if (state.status !== 200) {
-        return Response.json({ error: { message: "no" } }, state);
+        return Response.json({ error: { message: "no" } }, { status: state.status });
       }
       return Response.json({ id: "x_1", object: "x", url: `https://stripe.test${path}` });
     },
@@ -104,6 +112,32 @@ test("a checkout is begun at Stripe, the portal is there for who bought, and a c
   const { currencies, held_events } = await shop.revenue();
   expect(currencies[0]).toMatchObject({ mrr_minor: 0, refunded_minor: 700 });
   expect(held_events).toBe(0);
+});
+
+test("a cancellation of which Stripe tells before it answers is done all the same", async () => {
+  using stripe = fakeStripe();
+  await using at = await openShop({ env: { STRIPE_API_BASE: stripe.url } });
+  const shop = new Shop(at);
+  const who = await person(at);
+  const customer = await bought(at, who);
+  for (const [cancelled, path] of [
+    [true, "cancel"],
+    [false, "resume"],
+  ] as const) {
+    stripe.state.meanwhile = async () => {
+      at.clock.ms += 1_000;
+      customer.events.length = 0;
+      customer.cancel(Math.floor(at.clock.ms / 1000), cancelled);
+      for (const event of customer.events) await send(at, event);
+    };
+    const { subscription } = await shop.ask<CurrentSubscription>(
+      200,
+      who,
+      "POST",
+      `/api/subscriptions/${path}`,
+    );
+    expect(subscription?.cancel_at_period_end).toBe(cancelled);
+  }
 });
 
 test("a plan that is not sold there is refused; when Stripe is away nothing has happened", async () => {

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { eq } from "drizzle-orm";
-import { type Tier, users } from "../../../db/alpine/schema.ts";
+import { revenueMovements, type Tier, users } from "../../../db/alpine/schema.ts";
 import type { CurrentSubscription } from "../../../src/alpine/subscriptions/schema.ts";
 import { openAccounts, type Accounts, type Member } from "../../harness/accounts.ts";
 import { fieldsOf } from "../../harness/app.ts";
@@ -328,6 +328,18 @@ test("whoever leaves pays no more, and the books stay", async () => {
   expect(payments).toMatchObject([{ kind: "charge", amount_minor: 14_900 }]);
   const back = { amount_minor: 14_900, reference: "goodbye" };
   await at.must(201, "POST", `/api/admin/payments/${payments[0]?.id}/refund`, back, boss);
+});
+
+test("whoever leaves after their period has ended paid until then", async () => {
+  const who = await payer("pro");
+  const { subscription } = await shop.cancel(who);
+  const end = new Date(subscription?.period_end ?? "");
+  // Nothing has looked at what is due by then.
+  at.clock.ms = end.getTime() + DAY;
+  await shop.ask(204, who, "DELETE", "/api/users/account", { password: who.password });
+  const of = eq(revenueMovements.userId, who.id);
+  const moved = await at.db().select().from(revenueMovements).where(of);
+  expect(moved.find(({ kind }) => kind === "churn")?.at).toEqual(end);
 });
 
 test("somebody's own export has what they bought", async () => {
