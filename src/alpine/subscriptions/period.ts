@@ -21,8 +21,12 @@ export function periodEndOf(anchor: Date, start: Date, interval: Interval): Date
 export const monthlyMinor = (priceMinor: number, interval: Interval): number =>
   interval === "year" ? Math.floor((priceMinor + 6) / 12) : priceMinor;
 
-/** The part of an amount that falls on what is left of a period, in minor units, half up. */
+/**
+ * The part of an amount that falls on what is left of a period, in minor units, half up. By a clock
+ * that was set back more may be left than there was: that is all of it.
+ */
 export function prorated(amountMinor: number, leftMs: number, wholeMs: number): number {
-  const [amount, left, whole] = [BigInt(amountMinor), BigInt(leftMs), BigInt(wholeMs)];
+  const leftOfIt = Math.min(leftMs, wholeMs);
+  const [amount, left, whole] = [BigInt(amountMinor), BigInt(leftOfIt), BigInt(wholeMs)];
   return Number((2n * amount * left + whole) / (2n * whole));
 }

@@ -130,6 +130,13 @@ test("an upgrade is prorated and counts when it is paid; a downgrade counts from
   ]);
 });
 
+test("an upgrade costs no more than a whole period, by a clock that was set back as well", async () => {
+  const who = await payer("starter");
+  at.clock.ms -= DAY;
+  expect((await shop.change(who, "pro")).open_invoice?.amount_minor).toBe(10_000);
+  at.clock.ms += DAY;
+});
+
 test("an upgrade that nobody pays lapses with its period", async () => {
   const who = await payer("starter");
   const { open_invoice: invoice, subscription } = await shop.change(who, "elite");
