@@ -114,6 +114,7 @@ export function createApp(deps: Deps) {
     refuse,
     routeOf: ({ request, path }) => {
       if (path === undefined) return "none";
+      if (readMethods.has(request.method) && polls.has(path)) return path;
       const method = request.method === "HEAD" ? "GET" : request.method;
       return handlersOf(method, path).at(-1)?.[0][1].path ?? "none";
     },

@@ -153,7 +153,7 @@ export class Credentials implements Known {
     this.mustBeFresh();
     const holder = sessionHolder(claims, this.options.plans);
     const nowMs = this.options.now();
-    if (!this.#isGood(holder, nowMs)) return null;
+    if (!this.#isGood(holder, nowMs)) throw ended();
     this.#remember(authorization, secret, holder);
     this.#use(holder, nowMs);
     return holder.principal;
@@ -315,6 +315,13 @@ const unsure = (): AppError =>
   new AppError("unavailable", "Accounts cannot be looked up at the moment. Try again.", {
     retryAfterSeconds: 2,
   });
+
+const ended = (): AppError =>
+  new AppError(
+    "unauthorized",
+    "This access token is good no more: the session was ended, or what its user may has changed. Refresh it, or log in.",
+    { headers: { "WWW-Authenticate": 'Bearer realm="argo", error="invalid_token"' } },
+  );
 
 const keyIdOf = ({ principal }: Holder): string => principal.account?.keyId ?? "";
 const userIdOf = ({ principal }: Holder): string => principal.account?.userId ?? "";

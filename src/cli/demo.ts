@@ -120,8 +120,8 @@ const round = (value: number): number => Math.round(value * 100) / 100;
 function welcome(url: string, writeToken: string, signals: number, logins: Logins): string {
   const { admin, user } = logins;
   return `
-argo-alpine demo: ${signals} signals of the S&P 500, 2000-2020, and a synthetic one (strategy
-"demo") every ${everyMs / 1000} s. Nothing here is financial advice.
+argo-alpine demo: ${signals} signals: those of the S&P 500, 2000-2020, and a synthetic one
+(strategy "demo") every ${everyMs / 1000} s. Nothing here is financial advice.
 
   Poll       ${url}/api/signals/latest
   Docs       ${url}/docs

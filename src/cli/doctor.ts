@@ -410,7 +410,7 @@ function access(config: Config): Check[] {
     checks.push(
       warn(
         "writing",
-        "no write token: nobody can post signals; only the engine's file counts",
+        "no write token: only the engine's file counts, and keys of administrators that may write",
         "Set ARGO_WRITE_TOKEN where producers post over HTTP.",
       ),
     );

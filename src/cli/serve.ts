@@ -42,7 +42,7 @@ export async function start(config: Config, overrides: Overrides = {}): Promise<
   if (!config.accessImplied && config.access === "open" && !isLoopback(config.host)) {
     log.warn("SIGNALS_ACCESS=open: everybody who reaches this server reads every signal");
   }
-  if (config.access === "key" && config.readTokens.length === 0 && config.role === "argo") {
+  if (config.role === "argo" && config.access === "key" && noReader(config)) {
     log.warn("a token is needed to read and there is none: set ARGO_READ_TOKEN");
   }
   const signals = config.argoUrl ?? config.signalsDb;
@@ -127,6 +127,9 @@ async function tellSecrets({ deps: { alpine, config, log } }: Running): Promise<
     if (alpine.ready) log.warn({ reason: String(error) }, "second factors not looked at");
   }
 }
+
+const noReader = ({ readTokens, serviceTokens }: Config): boolean =>
+  readTokens.length === 0 && serviceTokens.length === 0;
 
 /** What is for evaluation and small set-ups must not be met by surprise in a large one. */
 function mustSayEmbedded({ role, host, databaseUrl, embedded }: Config): void {

@@ -51,9 +51,11 @@ export function mustBeJson(contentType: string | undefined, encoding: string | u
     });
   }
   if (/^application\/json\s*(;\s*charset="?utf-8"?\s*)?$/i.test(contentType ?? "")) return;
-  throw new AppError("unsupported_media_type", "The body must be application/json in UTF-8.", {
-    headers: { Accept: "application/json" },
-  });
+  const detail =
+    contentType === undefined
+      ? "A body is needed, with Content-Type: application/json."
+      : "The body must be application/json in UTF-8.";
+  throw new AppError("unsupported_media_type", detail, { headers: { Accept: "application/json" } });
 }
 
 /** @throws AppError 400: what is not UTF-8 must not be stored as something else. */

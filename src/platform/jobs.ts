@@ -125,6 +125,8 @@ export class Jobs implements AsyncDisposable {
     boss.on("error", (error) => this.#tell(error));
     boss.on("warning", ({ message }) => this.#options.log.debug({ message }, "background jobs"));
     try {
+      // Of several at once all may find none: those who fail then have the one that was made.
+      await execute(`CREATE SCHEMA IF NOT EXISTS ${schema}`).catch(() => undefined);
       await boss.start();
       for (const { name, cron } of tasks) {
         await boss.createQueue(name, {
