@@ -367,6 +367,8 @@ export const subscriptions = pgTable(
       .on(t.userId)
       .where(sql`${t.status} <> 'ended'`),
     index("idx_subscription_user").on(t.userId, t.createdAt),
+    index("idx_subscription_created").on(t.createdAt, t.id),
+    index("idx_subscription_status").on(t.status, t.createdAt, t.id),
     index("idx_subscription_due")
       .on(t.periodEnd)
       .where(sql`${t.status} <> 'ended'`),

@@ -1,0 +1,2 @@
+CREATE INDEX "idx_subscription_created" ON "subscriptions" USING btree ("created_at","id");--> statement-breakpoint
+CREATE INDEX "idx_subscription_status" ON "subscriptions" USING btree ("status","created_at","id");
