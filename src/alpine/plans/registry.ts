@@ -16,6 +16,8 @@ export class Plans {
   readonly #rows = new Map<Tier, PlanRow>();
   readonly #entitlements = new Map<Tier, Entitlement>();
   readonly #administrator: Entitlement;
+  /** Plans are read one time after the other: an older reading must not overtake a newer one. */
+  #reading: Promise<unknown> = Promise.resolve();
 
   constructor(private readonly options: Options) {
     this.#administrator = {
@@ -45,7 +47,13 @@ export class Plans {
     return held ?? this.#administrator;
   }
 
-  async #load(): Promise<void> {
+  #load(): Promise<void> {
+    const done = this.#reading.then(() => this.#read());
+    this.#reading = done.catch(() => undefined);
+    return done;
+  }
+
+  async #read(): Promise<void> {
     for (const row of await this.options.db().select().from(plans)) {
       this.#rows.set(row.tier, row);
       const held = this.#entitlements.get(row.tier);

@@ -1,11 +1,13 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { and, desc, eq } from "drizzle-orm";
-import { auditLog } from "../../../db/alpine/schema.ts";
+import { auditLog, plans as planTable } from "../../../db/alpine/schema.ts";
+import type { Database } from "../../../src/alpine/database.ts";
+import { Plans } from "../../../src/alpine/plans/registry.ts";
 import type { AdminPlan, Plan } from "../../../src/alpine/plans/schema.ts";
 import { BACKEND, openAccounts, type Accounts, type Member } from "../../harness/accounts.ts";
 import { fieldsOf, READ_TOKEN, signal } from "../../harness/app.ts";
 import { until } from "../../harness/process.ts";
-import { person } from "../people.ts";
+import { alpineOf, person } from "../people.ts";
 
 let at: Accounts;
 let boss: Member;
@@ -123,6 +125,29 @@ describe("what is for sale", () => {
     const response = await change("starter", { [field]: value });
     expect(response.status).toBe(422);
     expect(await fieldsOf(response)).toEqual([field]);
+  });
+
+  test("is known as it is at last when it is changed twice at once", async () => {
+    const answered = Promise.withResolvers<void>();
+    let reads = 0;
+    // The first answer is on its way for longer than the second.
+    const from = async (table: typeof planTable) => {
+      const first = (reads += 1) === 1;
+      const rows = await at.db().select().from(table);
+      if (first) await answered.promise;
+      return rows;
+    };
+    const db = { select: () => ({ from }) } as unknown as Database;
+    const { changes } = alpineOf(at);
+    const known = new Plans({ db: () => db, changes, requestsPerMinute: 1 });
+    const both = [changed("pro", { delay_seconds: 60 })];
+    await until(() => Promise.resolve(reads === 1), "the first is read");
+    both.push(changed("pro", { delay_seconds: 0 }));
+    await until(async () => (await plans())[1]?.delay_seconds === 0, "the second is known");
+    await Bun.sleep(50);
+    answered.resolve();
+    await Promise.all(both);
+    expect(known.entitlementOf("pro", "user").view.delaySeconds).toBe(0);
   });
 
   test("is changed by nobody else, and no other plan is there", async () => {
