@@ -7,6 +7,7 @@ import notices from "./migrations/0004_notices.sql" with { type: "text" };
 import lists from "./migrations/0005_lists.sql" with { type: "text" };
 import prices from "./migrations/0006_prices.sql" with { type: "text" };
 import subscribers from "./migrations/0007_subscribers.sql" with { type: "text" };
+import sales from "./migrations/0008_sales.sql" with { type: "text" };
 
 export type Migration = { name: string; sql: string };
 
@@ -19,4 +20,5 @@ export const migrations: readonly Migration[] = [
   { name: "0005_lists", sql: lists },
   { name: "0006_prices", sql: prices },
   { name: "0007_subscribers", sql: subscribers },
+  { name: "0008_sales", sql: sales },
 ];

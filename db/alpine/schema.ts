@@ -369,6 +369,8 @@ export const subscriptions = pgTable(
     index("idx_subscription_user").on(t.userId, t.createdAt),
     index("idx_subscription_created").on(t.createdAt, t.id),
     index("idx_subscription_status").on(t.status, t.createdAt, t.id),
+    index("idx_subscription_tier").on(t.tier, t.createdAt, t.id),
+    index("idx_subscription_provider").on(t.provider, t.createdAt, t.id),
     index("idx_subscription_due")
       .on(t.periodEnd)
       .where(sql`${t.status} <> 'ended'`),

@@ -1,0 +1,2 @@
+CREATE INDEX "idx_subscription_tier" ON "subscriptions" USING btree ("tier","created_at","id");--> statement-breakpoint
+CREATE INDEX "idx_subscription_provider" ON "subscriptions" USING btree ("provider","created_at","id");
