@@ -4,10 +4,12 @@ import type { Context } from "hono";
 import type { AppEnv } from "../http/exchange";
 import { streamOf } from "../http/stream";
 
-/** How a list is answered: a field of its query. */
-export const format = z.enum(["json", "csv"]).default("json").openapi({
-  description: "As csv all rows from the cursor on are sent, whatever the limit.",
-});
+/** How something is answered: a field of its query. */
+export const formatOf = (description: string) =>
+  z.enum(["json", "csv"]).default("json").openapi({ description });
+
+/** The same of a list. */
+export const format = formatOf("As csv all rows from the cursor on are sent, whatever the limit.");
 
 /** The response of a route that is JSON or CSV, as `format` asks. */
 export const jsonOrCsv = <T extends z.ZodType>(schema: T, description: string) => ({

@@ -56,3 +56,23 @@ test("without accounts there are the operator's tokens alone, and nobody needs o
   ]);
   expect(paths["/api/signals"]?.["post"]?.security).toEqual([{ operator: ["ARGO_WRITE_TOKEN"] }]);
 });
+
+test("revenue says which period its figures are of, and nothing of pages", async () => {
+  type Described = { name?: string; description?: string; schema?: { description?: string } };
+  const { components, paths } = await at.app.json<{
+    components: { schemas: Record<string, { properties: Record<string, Described> }> };
+    paths: Record<string, { get: { parameters: Described[] } }>;
+  }>("/openapi.json");
+  const flows = ["new_minor", "churned_minor", "new_count", "received_minor", "refunded_minor"];
+  for (const name of flows) {
+    const said = (of: string) => components.schemas[of]?.properties[name]?.description;
+    expect(said("CurrencyRevenue")).toMatch(/in this month \(UTC\)/i);
+    expect(said("RevenueMonth")).toMatch(/in that month/i);
+  }
+  for (const path of ["/api/admin/revenue", "/api/admin/security"]) {
+    const { parameters } = (paths[path] as { get: { parameters: Described[] } }).get;
+    expect(parameters.map(({ name }) => name)).toEqual(["fresh", "format"]);
+    expect(JSON.stringify(parameters)).not.toMatch(/cursor|limit/);
+  }
+  expect(JSON.stringify(paths["/api/admin/invoices"])).toContain("from the cursor on");
+});

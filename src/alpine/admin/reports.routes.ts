@@ -2,7 +2,7 @@ import { createRoute, OpenAPIHono, z } from "@hono/zod-openapi";
 import type { AppEnv } from "../../http/exchange";
 import { json, problems } from "../../http/openapi";
 import { refuse, strictQuery } from "../../http/validate";
-import { csvAnswer, format, jsonOrCsv } from "../csv";
+import { csvAnswer, formatOf, jsonOrCsv } from "../csv";
 import { allRows, pageStart, readPage } from "../page";
 import { accountOf, type Plane } from "../plane";
 import { adminUsageQuery, UsageDay, usageDayOf, UsageList } from "../usage/schema";
@@ -49,14 +49,15 @@ export function reportRoutes(plane: Plane) {
     load: () => countSecurity(alpine.db(), now()),
     prepare,
   });
+  const addressesOrAll = formatOf("As csv the suspicious addresses alone are sent.");
   const attacks = createRoute({
     method: "get",
     path: "/api/admin/security",
     tags,
     summary: "Failed logins, limits exceeded, revocations and suspicious addresses of 24 hours",
-    description: "Kept for five minutes. As csv the suspicious addresses alone.",
+    description: "Kept for five minutes.",
     middleware: read,
-    request: { query: z.strictObject({ fresh, format }) },
+    request: { query: z.strictObject({ fresh, format: addressesOrAll }) },
     responses: { 200: jsonOrCsv(Security, "The numbers"), ...problems(400, 401, 403, 429, 503) },
   });
   app.openapi(attacks, async (c) => {

@@ -23,7 +23,8 @@ export function revenueRoutes(plane: Plane) {
     method: "get",
     path: "/api/admin/revenue",
     tags: ["admin"],
-    description: "Kept for five minutes. As csv the months alone.",
+    description:
+      "Kept for five minutes. What changed it and the money received and refunded are of this month in UTC, and of each of the last twelve in `months`.",
     summary: "Recurring revenue, what changed it, and money received and refunded",
     middleware: [noteRefusals(plane), admission.holders("admin:read"), strictQuery],
     request: { query: revenueQuery },

@@ -1,7 +1,7 @@
 import { z } from "@hono/zod-openapi";
 import { type MovementKind, tiers } from "../../../db/alpine/schema";
 import { fresh } from "../admin/figures";
-import { format } from "../csv";
+import { formatOf } from "../csv";
 import { minor } from "../subscriptions/schema";
 
 const count = z.int();
@@ -15,26 +15,31 @@ export const flowNames = {
   churn: "churned",
 } as const satisfies Record<MovementKind, string>;
 
-const flows = {
-  new_minor: minor,
-  reactivation_minor: minor,
-  expansion_minor: minor,
-  contraction_minor: minor,
-  churned_minor: minor,
-  new_count: count,
-  reactivation_count: count,
-  expansion_count: count,
-  contraction_count: count,
-  churned_count: count,
-  received_minor: minor,
-  refunded_minor: minor,
+/** What came and went within a period. */
+const flowsOf = (period: string) => {
+  const flow = minor.openapi({ description: `${period}, in minor units.` });
+  const times = count.openapi({ description: `Subscriptions, ${period.toLowerCase()}.` });
+  return {
+    new_minor: flow,
+    reactivation_minor: flow,
+    expansion_minor: flow,
+    contraction_minor: flow,
+    churned_minor: flow,
+    new_count: times,
+    reactivation_count: times,
+    expansion_count: times,
+    contraction_count: times,
+    churned_count: times,
+    received_minor: flow,
+    refunded_minor: flow,
+  };
 };
 
 export const RevenueMonth = z
   .object({
     month: z.string().openapi({ example: "2026-11", description: "In UTC." }),
     mrr_minor: minor.openapi({ description: "At its end; of the running month, now." }),
-    ...flows,
+    ...flowsOf("In that month"),
   })
   .openapi("RevenueMonth");
 export type RevenueMonth = z.infer<typeof RevenueMonth>;
@@ -56,7 +61,7 @@ export const CurrencyRevenue = z
     subscribers_by_tier: byTier(count),
     trials: count,
     past_due: count,
-    ...flows,
+    ...flowsOf("In this month (UTC)"),
     months: z.array(RevenueMonth).openapi({ description: "The last twelve, oldest first." }),
   })
   .openapi("CurrencyRevenue");
@@ -73,4 +78,7 @@ export const Revenue = z
   .openapi("Revenue");
 export type Revenue = z.infer<typeof Revenue>;
 
-export const revenueQuery = z.strictObject({ fresh, format });
+export const revenueQuery = z.strictObject({
+  fresh,
+  format: formatOf("As csv the months alone are sent, those of every currency."),
+});
