@@ -12,6 +12,7 @@ import type { Plane, SignalsById } from "./plane";
 import { planRoutes } from "./plans/routes";
 import { revenueRoutes } from "./revenue/routes";
 import { stripeRoutes } from "./stripe/webhook.routes";
+import { soldRoutes } from "./subscriptions/admin.routes";
 import { subscriptionRoutes } from "./subscriptions/routes";
 import { usageRoutes } from "./usage/routes";
 import { userRoutes } from "./users/routes";
@@ -33,6 +34,7 @@ export function mountAlpine(
     reportRoutes,
     usageRoutes,
     subscriptionRoutes,
+    soldRoutes,
     paymentRoutes,
     stripeRoutes,
     revenueRoutes,

@@ -2,9 +2,10 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { parse } from "csv-parse/sync";
 import fc from "fast-check";
 import { auditLog, usage } from "../../db/alpine/schema.ts";
-import { openAccounts, type Accounts, type Member } from "../harness/accounts.ts";
+import { openAccounts, PASSWORD, type Accounts, type Member } from "../harness/accounts.ts";
 import { NOON } from "../harness/app.ts";
 import { seeded } from "../harness/seed.ts";
+import { Shop } from "./money.ts";
 import { alpineOf, people, person } from "./people.ts";
 
 let at: Accounts;
@@ -96,9 +97,44 @@ describe("a list as CSV", () => {
     await csvOf("/api/admin/security?format=csv&fresh=1");
   });
 
+  test("of subscriptions, invoices and payments, by the addresses of those who pay", async () => {
+    const shop = new Shop(at);
+    const [gone, ...others] = await people(at, 4);
+    for (const who of [gone, ...others] as Member[]) {
+      await shop.subscribe(who, "pro");
+      await shop.pay(who);
+      at.clock.ms += 1_000;
+    }
+    const leaves = { password: PASSWORD };
+    await shop.ask(204, gone as Member, "DELETE", "/api/users/account", leaves);
+    for (const name of ["subscriptions", "invoices", "payments"]) {
+      const path = `/api/admin/${name}`;
+      const token = await shop.boss();
+      type Page = Record<string, Record<string, unknown>[]> & { next_cursor: string };
+      const all = await json<Page>(`${path}?limit=100`, token);
+      const { rows } = await csvOf(`${path}?format=csv&limit=1`, token);
+      const asText = (row: Record<string, unknown>) =>
+        Object.fromEntries(Object.entries(row).map(([key, value]) => [key, shown(value)]));
+      expect(rows).toEqual((all[name] ?? []).map(asText));
+      const addresses = [...others.map(({ email }) => email).toReversed(), ""];
+      expect(rows.map(({ email }) => email)).toEqual(addresses);
+      const first = await json<Page>(`${path}?limit=1`, token);
+      const rest = await csvOf(`${path}?format=csv&cursor=${first.next_cursor}`, token);
+      expect(rest.rows).toEqual(rows.slice(1));
+    }
+  });
+
   test("is for those whom the list is for, and refuses what it does not know", async () => {
     const member = await person(at);
-    for (const path of ["users", "audit", "security", "usage"]) {
+    for (const path of [
+      "users",
+      "audit",
+      "security",
+      "usage",
+      "subscriptions",
+      "invoices",
+      "payments",
+    ]) {
       const call = (query: string, by: string) =>
         at.call("GET", `/api/admin/${path}?${query}`, undefined, by);
       expect((await call("format=csv", member.access)).status).toBe(403);

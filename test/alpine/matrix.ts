@@ -104,6 +104,7 @@ export const ROUTES: Record<string, [right: Right, status: number, path?: string
   "GET /api/invoices": ["account", 200],
   "GET /api/payments": ["account", 200],
   "GET /api/admin/payments": ["admin:read", 200],
+  "GET /api/admin/subscriptions": ["admin:read", 200],
   "GET /api/admin/invoices": ["admin:read", 200],
   "POST /api/admin/payments": ["admin:write", 422],
   "POST /api/admin/payments/failure": ["admin:write", 422],

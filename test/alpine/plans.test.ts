@@ -276,6 +276,14 @@ async function driveMoney(call: Call, email: string, boss: string): Promise<void
   for (const filter of ["", "&status=open", `&user_id=${userId}&status=paid`]) {
     await list(`/api/admin/invoices?limit=1${filter}`, boss);
   }
+  const kinds = ["status=past_due", "status=ended&tier=pro", "provider=stripe", "tier=elite"];
+  for (const filter of ["", `user_id=${userId}`, ...kinds]) {
+    await list(`/api/admin/subscriptions?limit=1&${filter}`, boss);
+  }
+  for (const name of ["subscriptions", "invoices", "payments"]) {
+    const file = `/api/admin/${name}?format=csv`;
+    expect((await at.call("GET", file, undefined, boss)).status).toBe(200);
+  }
   await call(200, "GET", "/api/admin/revenue?fresh=1", undefined, boss);
   await call(400, "POST", "/api/webhooks/stripe", {});
   const customer = new Customer((await person(at)).id);

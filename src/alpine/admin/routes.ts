@@ -8,12 +8,15 @@ import { auditEntries, AuditRecord, recordOf } from "../audit";
 import { csvAnswer, jsonOrCsv } from "../csv";
 import { allRows, pageStart, readPage, type TimePlace, timePlaceOf } from "../page";
 import { accountOf, originOf, type Plane } from "../plane";
+import { subscriptionOf } from "../subscriptions/schema";
+import { liveOf } from "../subscriptions/store";
 import { userById } from "../users/store";
 import { changeUser } from "./change-user";
 import { endSessionsOf } from "./end-sessions";
 import { noteRefusals } from "./refusals";
 import {
   AdminUser,
+  AdminUserDetails,
   AdminUserList,
   adminUserOf,
   AuditList,
@@ -63,11 +66,17 @@ export function adminRoutes(plane: Plane) {
     summary: "One user",
     middleware: read,
     request: { params: UuidParam, query: NoQuery },
-    responses: { 200: json(AdminUser, "The user"), ...problems(400, 401, 403, 404, 429, 503) },
+    responses: {
+      200: json(AdminUserDetails, "The user and their subscription"),
+      ...problems(400, 401, 403, 404, 429, 503),
+    },
   });
   app.openapi(single, async (c) => {
-    const row = await userById(alpine.db(), c.req.valid("param").id);
-    return c.json(adminUserOf(row ?? missingUser()), 200);
+    const { id } = c.req.valid("param");
+    const row = (await userById(alpine.db(), id)) ?? missingUser();
+    const live = await liveOf(alpine.db(), id);
+    const subscription = live && subscriptionOf(live);
+    return c.json(Object.assign(adminUserOf(row), { subscription }), 200);
   });
 
   const change = createRoute({

@@ -4,6 +4,7 @@ import { uuid, word } from "../../http/fields";
 import { auditEvents, AuditRecord } from "../audit";
 import { format } from "../csv";
 import { pageQuery, pageShape } from "../page";
+import { Subscription } from "../subscriptions/schema";
 import { Email, FullName, NewPassword, User, userOf, type UserRow } from "../users/schema";
 
 export const AdminUser = User.extend({
@@ -13,6 +14,12 @@ export const AdminUser = User.extend({
   last_login_at: z.iso.datetime().nullable(),
 }).openapi("AdminUser");
 export type AdminUser = z.infer<typeof AdminUser>;
+
+/** One user, with what they have. */
+export const AdminUserDetails = AdminUser.extend({
+  subscription: Subscription.nullable().openapi({ description: "Null without a live one." }),
+}).openapi("AdminUserDetails");
+export type AdminUserDetails = z.infer<typeof AdminUserDetails>;
 
 export const AdminUserList = z
   .object({ users: z.array(AdminUser), ...pageShape })

@@ -5,14 +5,16 @@ import { strictJson } from "../../http/json";
 import { json, jsonBody, problems } from "../../http/openapi";
 import { refuse, strictQuery } from "../../http/validate";
 import { noteRefusals } from "../admin/refusals";
-import { readPage, timePlaceOf } from "../page";
+import { csvAnswer, jsonOrCsv } from "../csv";
+import { allRows, pageStart, readPage, type TimePlace } from "../page";
 import { accountOf, originOf, type Plane } from "../plane";
-import { adminInvoicesQuery, InvoiceList, invoiceOf } from "../subscriptions/schema";
-import { findInvoices } from "../subscriptions/store";
 import { recordFailure } from "./failure";
 import { recordPayment } from "./record";
 import { refund } from "./refund";
 import {
+  AdminPayment,
+  AdminPaymentList,
+  adminPaymentOf,
   adminPaymentsQuery,
   Failure,
   NewPayment,
@@ -33,7 +35,6 @@ export function paymentRoutes(plane: Plane) {
   const read = [noted, admission.holders("admin:read"), strictQuery];
   const write = [noted, admission.holders("admin:write"), strictQuery, ...strictJson];
   const app = new OpenAPIHono<AppEnv>({ defaultHook: (result) => refuse(result) });
-  const listed = { 200: json(PaymentList, "A page"), ...problems(400, 401, 403, 429, 503) };
   const booked = {
     201: json(Payment, "As it is booked"),
     ...problems(400, 401, 403, 404, 409, 413, 415, 422, 429, 503),
@@ -46,7 +47,7 @@ export function paymentRoutes(plane: Plane) {
     summary: "Your payments, newest first",
     middleware: own,
     request: { query: paymentsQuery(config.pageSizeMax) },
-    responses: listed,
+    responses: { 200: json(PaymentList, "A page"), ...problems(400, 401, 403, 429, 503) },
   });
   app.openapi(ownList, async (c) => {
     const { userId } = accountOf(c);
@@ -67,41 +68,22 @@ export function paymentRoutes(plane: Plane) {
     summary: "Payments, newest first",
     middleware: read,
     request: { query: adminPaymentsQuery(config.pageSizeMax) },
-    responses: listed,
+    responses: { 200: jsonOrCsv(AdminPaymentList, "A page"), ...problems(400, 401, 403, 429, 503) },
   });
   app.openapi(list, async (c) => {
-    const { cursor, limit, user_id: userId, kind } = c.req.valid("query");
+    const { cursor, limit, format, user_id: userId, kind } = c.req.valid("query");
     const filter = { userId, kind };
-    const { rows, ...page } = await readPage(
-      alpine.cursors,
-      ["admin payments", accountOf(c).userId, filter],
-      { cursor, limit },
-      (after, limit) => findPayments(alpine.db(), filter, after, limit),
-      paymentPlaceOf,
-    );
-    return c.json({ payments: rows.map(paymentOf), ...page }, 200);
-  });
-
-  const invoices = createRoute({
-    method: "get",
-    path: "/api/admin/invoices",
-    tags,
-    summary: "Invoices, newest first: the open ones are what is to be paid",
-    middleware: read,
-    request: { query: adminInvoicesQuery(config.pageSizeMax) },
-    responses: { 200: json(InvoiceList, "A page"), ...problems(400, 401, 403, 429, 503) },
-  });
-  app.openapi(invoices, async (c) => {
-    const { cursor, limit, user_id: userId, status } = c.req.valid("query");
-    const filter = { userId, status };
-    const { rows, ...page } = await readPage(
-      alpine.cursors,
-      ["admin invoices", accountOf(c).userId, filter],
-      { cursor, limit },
-      (after, limit) => findInvoices(alpine.db(), filter, after, limit),
-      timePlaceOf,
-    );
-    return c.json({ invoices: rows.map(invoiceOf), ...page }, 200);
+    const bound = ["admin payments", accountOf(c).userId, filter];
+    const rowsOf = (after: TimePlace | null, limit: number) =>
+      findPayments(alpine.db(), filter, after, limit);
+    if (format === "csv") {
+      const begin = pageStart<TimePlace>(alpine.cursors, bound, cursor);
+      const pages = allRows(rowsOf, paymentPlaceOf, adminPaymentOf, begin);
+      return csvAnswer(c, "payments", AdminPayment.keyof().options, pages);
+    }
+    const asked = { cursor, limit };
+    const { rows, ...page } = await readPage(alpine.cursors, bound, asked, rowsOf, paymentPlaceOf);
+    return c.json({ payments: rows.map(adminPaymentOf), ...page }, 200);
   });
 
   const record = createRoute({

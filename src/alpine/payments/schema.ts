@@ -1,8 +1,9 @@
 import { z } from "@hono/zod-openapi";
 import { paymentKinds, type payments, providers } from "../../../db/alpine/schema";
 import { uuid } from "../../http/fields";
+import { format } from "../csv";
 import { pageQuery, pageShape } from "../page";
-import { minor } from "../subscriptions/schema";
+import { email, minor, type WithEmail } from "../subscriptions/schema";
 import { isPrintable } from "../users/schema";
 
 export type PaymentRow = typeof payments.$inferSelect;
@@ -16,7 +17,8 @@ const reference = z
   .max(200)
   .refine(isPrintable, { message: "must be printable text" })
   .openapi({
-    description: "Names it in your own books: the same one is booked once.",
+    description:
+      "Names it in your own books: booked once as a charge, a refund and a failure each.",
     example: "bank 2026-11-20/17",
   });
 
@@ -65,16 +67,23 @@ export const Payment = z
   .openapi("Payment");
 export type Payment = z.infer<typeof Payment>;
 
+export const AdminPayment = Payment.extend({ email }).openapi("AdminPayment");
+export type AdminPayment = z.infer<typeof AdminPayment>;
+
 export const paymentsQuery = (pageSizeMax: number) => z.strictObject(pageQuery(pageSizeMax));
 export const adminPaymentsQuery = (pageSizeMax: number) =>
   z.strictObject({
     ...pageQuery(pageSizeMax),
     user_id: uuid.optional(),
     kind: z.enum(paymentKinds).optional(),
+    format,
   });
 export const PaymentList = z
   .object({ payments: z.array(Payment), ...pageShape })
   .openapi("PaymentList");
+export const AdminPaymentList = z
+  .object({ payments: z.array(AdminPayment), ...pageShape })
+  .openapi("AdminPaymentList");
 
 /** A payment as every answer shows it. */
 export const paymentOf = (row: PaymentRow): Payment => ({
@@ -89,3 +98,7 @@ export const paymentOf = (row: PaymentRow): Payment => ({
   currency: row.currency,
   at: row.at.toISOString(),
 });
+
+/** The same as administrators see it. */
+export const adminPaymentOf = (row: WithEmail<PaymentRow>): AdminPayment =>
+  Object.assign(paymentOf(row), { email: row.email });

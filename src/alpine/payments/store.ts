@@ -1,7 +1,8 @@
-import { and, desc, eq, sql } from "drizzle-orm";
-import { type PaymentKind, payments } from "../../../db/alpine/schema";
+import { and, desc, eq, getTableColumns, sql } from "drizzle-orm";
+import { type PaymentKind, payments, users } from "../../../db/alpine/schema";
 import type { Queries, Transaction } from "../database";
 import { olderThan, type TimePlace } from "../page";
+import type { WithEmail } from "../subscriptions/schema";
 import type { PaymentRow } from "./schema";
 
 export type PaymentFilter = {
@@ -15,10 +16,11 @@ export function findPayments(
   { userId, kind }: PaymentFilter,
   after: TimePlace | null,
   limit: number,
-): Promise<PaymentRow[]> {
+): Promise<WithEmail<PaymentRow>[]> {
   return db
-    .select()
+    .select({ ...getTableColumns(payments), email: users.email })
     .from(payments)
+    .leftJoin(users, eq(users.id, payments.userId))
     .where(
       and(
         userId === undefined ? undefined : eq(payments.userId, userId),

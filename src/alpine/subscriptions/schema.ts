@@ -10,10 +10,13 @@ import {
   tiers,
 } from "../../../db/alpine/schema";
 import { uuid } from "../../http/fields";
+import { format } from "../csv";
 import { pageQuery, pageShape } from "../page";
 
 export type SubscriptionRow = typeof subscriptions.$inferSelect;
 export type InvoiceRow = typeof invoices.$inferSelect;
+/** A row of money with the address of its account, which it may outlive. */
+export type WithEmail<Row> = Row & { email: string | null };
 
 const tier = z.enum(tiers);
 const time = z.iso.datetime();
@@ -72,6 +75,17 @@ export const Invoice = z
   .openapi("Invoice");
 export type Invoice = z.infer<typeof Invoice>;
 
+/** The address of an account, where money of it is shown to administrators. */
+export const email = z.string().nullable().openapi({ description: "Null: the account is gone." });
+
+export const AdminSubscription = Subscription.extend({ user_id: z.uuid(), email }).openapi(
+  "AdminSubscription",
+);
+export type AdminSubscription = z.infer<typeof AdminSubscription>;
+
+export const AdminInvoice = Invoice.extend({ email }).openapi("AdminInvoice");
+export type AdminInvoice = z.infer<typeof AdminInvoice>;
+
 /** What an account has, what it owes and what comes next. */
 export const CurrentSubscription = z
   .object({
@@ -108,10 +122,26 @@ export const adminInvoicesQuery = (pageSizeMax: number) =>
     ...pageQuery(pageSizeMax),
     user_id: uuid.optional(),
     status: z.enum(invoiceStatuses).optional(),
+    format,
+  });
+export const adminSubscriptionsQuery = (pageSizeMax: number) =>
+  z.strictObject({
+    ...pageQuery(pageSizeMax),
+    user_id: uuid.optional(),
+    status: z.enum(subscriptionStatuses).optional(),
+    tier: tier.optional(),
+    provider: z.enum(providers).optional(),
+    format,
   });
 export const InvoiceList = z
   .object({ invoices: z.array(Invoice), ...pageShape })
   .openapi("InvoiceList");
+export const AdminInvoiceList = z
+  .object({ invoices: z.array(AdminInvoice), ...pageShape })
+  .openapi("AdminInvoiceList");
+export const AdminSubscriptionList = z
+  .object({ subscriptions: z.array(AdminSubscription), ...pageShape })
+  .openapi("AdminSubscriptionList");
 
 /** A subscription as every answer shows it. */
 export const subscriptionOf = (row: SubscriptionRow): Subscription => ({
@@ -147,3 +177,10 @@ export const invoiceOf = (row: InvoiceRow): Invoice => ({
   created_at: row.createdAt.toISOString(),
   paid_at: row.paidAt?.toISOString() ?? null,
 });
+
+/** The same as administrators see them. */
+export const adminSubscriptionOf = (row: WithEmail<SubscriptionRow>): AdminSubscription =>
+  Object.assign(subscriptionOf(row), { user_id: row.userId, email: row.email });
+
+export const adminInvoiceOf = (row: WithEmail<InvoiceRow>): AdminInvoice =>
+  Object.assign(invoiceOf(row), { email: row.email });

@@ -1,15 +1,18 @@
-import { and, desc, eq, inArray, lte, ne } from "drizzle-orm";
+import { and, desc, eq, getTableColumns, inArray, lte, ne } from "drizzle-orm";
 import {
   invoices,
   type InvoiceStatus,
   plans,
+  type Provider,
   type Tier,
+  type SubscriptionStatus,
   subscriptions,
+  users,
 } from "../../../db/alpine/schema";
 import type { Queries, Transaction } from "../database";
 import { olderThan, type TimePlace } from "../page";
 import type { PlanRow } from "../plans/schema";
-import type { InvoiceRow, SubscriptionRow } from "./schema";
+import type { InvoiceRow, SubscriptionRow, WithEmail } from "./schema";
 
 /** The one of an account that has not ended. */
 export async function liveOf(db: Queries, userId: string): Promise<SubscriptionRow | null> {
@@ -26,18 +29,34 @@ export async function lockLiveOf(tx: Transaction, userId: string): Promise<Subsc
 const isLive = (userId: string) =>
   and(eq(subscriptions.userId, userId), ne(subscriptions.status, "ended"));
 
+export type SubscriptionFilter = {
+  userId?: string | undefined;
+  status?: SubscriptionStatus | undefined;
+  tier?: Tier | undefined;
+  provider?: Provider | undefined;
+};
+
 /** Newest first. */
-export function subscriptionsOf(
+export function findSubscriptions(
   db: Queries,
-  userId: string,
+  { userId, status, tier, provider }: SubscriptionFilter,
   after: TimePlace | null,
   limit: number,
-): Promise<SubscriptionRow[]> {
+): Promise<WithEmail<SubscriptionRow>[]> {
   const { createdAt, id } = subscriptions;
   return db
-    .select()
+    .select({ ...getTableColumns(subscriptions), email: users.email })
     .from(subscriptions)
-    .where(and(eq(subscriptions.userId, userId), olderThan(createdAt, id, after)))
+    .leftJoin(users, eq(users.id, subscriptions.userId))
+    .where(
+      and(
+        userId === undefined ? undefined : eq(subscriptions.userId, userId),
+        status === undefined ? undefined : eq(subscriptions.status, status),
+        tier === undefined ? undefined : eq(subscriptions.tier, tier),
+        provider === undefined ? undefined : eq(subscriptions.provider, provider),
+        olderThan(createdAt, id, after),
+      ),
+    )
     .orderBy(desc(createdAt), desc(id))
     .limit(limit);
 }
@@ -85,10 +104,11 @@ export function findInvoices(
   { userId, status }: { userId?: string | undefined; status?: InvoiceStatus | undefined },
   after: TimePlace | null,
   limit: number,
-): Promise<InvoiceRow[]> {
+): Promise<WithEmail<InvoiceRow>[]> {
   return db
-    .select()
+    .select({ ...getTableColumns(invoices), email: users.email })
     .from(invoices)
+    .leftJoin(users, eq(users.id, invoices.userId))
     .where(
       and(
         userId === undefined ? undefined : eq(invoices.userId, userId),

@@ -8,7 +8,7 @@ import { type Books, openInvoice, saveSubscription } from "./ledger";
 import { changeOwn } from "./own";
 import { periodEndOf } from "./period";
 import type { NewSubscription, StartedSubscription, SubscriptionRow } from "./schema";
-import { readPlan, subscriptionsOf } from "./store";
+import { findSubscriptions, readPlan } from "./store";
 
 const dayMs = 86_400_000;
 
@@ -26,7 +26,7 @@ export async function subscribe(
   let isFirst = true;
   const current = await changeOwn(plane, account, origin, async (books, row) => {
     if (row) throw new AppError("conflict", "There is a subscription already. Change that one.");
-    isFirst = (await subscriptionsOf(books.tx, account.userId, null, 1)).length === 0;
+    isFirst = (await findSubscriptions(books.tx, { userId: account.userId }, null, 1)).length === 0;
     if (provider === "manual") await begin(books, account.userId, tier, isFirst);
   });
   if (provider === "manual") return { ...current, checkout_url: null };

@@ -18,7 +18,7 @@ import { Payment, paymentOf } from "../payments/schema";
 import { findPayments, paymentPlaceOf } from "../payments/store";
 import type { Plane } from "../plane";
 import { Invoice, invoiceOf, Subscription, subscriptionOf } from "../subscriptions/schema";
-import { findInvoices, subscriptionsOf } from "../subscriptions/store";
+import { findInvoices, findSubscriptions } from "../subscriptions/store";
 import { deliveryOf, Delivery, UsageDay, usageDayOf } from "../usage/schema";
 import {
   deliveriesOf,
@@ -100,7 +100,7 @@ export async function exportAccount(
       notificationOf,
     ),
     subscriptions: allRows(
-      (after, limit) => subscriptionsOf(alpine.db(), userId, after, limit),
+      (after, limit) => findSubscriptions(alpine.db(), { userId }, after, limit),
       timePlaceOf,
       subscriptionOf,
     ),

@@ -1,8 +1,13 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { eq } from "drizzle-orm";
 import { revenueMovements, type Tier, users } from "../../../db/alpine/schema.ts";
-import type { CurrentSubscription } from "../../../src/alpine/subscriptions/schema.ts";
-import { openAccounts, type Accounts, type Member } from "../../harness/accounts.ts";
+import type { AdminUserDetails } from "../../../src/alpine/admin/schema.ts";
+import type {
+  AdminSubscription,
+  CurrentSubscription,
+  Subscription,
+} from "../../../src/alpine/subscriptions/schema.ts";
+import { openAccounts, PASSWORD, type Accounts, type Member } from "../../harness/accounts.ts";
 import { fieldsOf } from "../../harness/app.ts";
 import { DAY, Shop } from "../money.ts";
 import { alpineOf, person, together } from "../people.ts";
@@ -300,6 +305,62 @@ test("at once they are refused but for one: subscriptions, upgrades, payments", 
   expect(await statuses("/api/admin/payments", payment, boss)).toEqual(Array(6).fill(201));
   const { payments } = await shop.ask<{ payments: unknown[] }>(200, who, "GET", "/api/payments");
   expect(payments.length).toBe(2);
+});
+
+test("administrators find who has what, by every filter, newest first, and whom it is of", async () => {
+  type Page = { subscriptions: AdminSubscription[]; next_cursor: string | null };
+  const boss = await shop.boss();
+  const read = (query: string) =>
+    at.must<Page>(200, "GET", `/api/admin/subscriptions?${query}`, undefined, boss);
+  const who = await payer("pro");
+  await shop.change(who, "starter");
+  at.clock.ms += 1_000;
+  const waiting = await person(at);
+  await shop.subscribe(waiting, "elite");
+  at.clock.ms += 1_000;
+  const trader = await person(at);
+  await shop.subscribe(trader, "elite");
+  await shop.ask(204, trader, "DELETE", "/api/users/account", { password: PASSWORD });
+
+  const own = (await shop.current(who)).subscription;
+  const { subscriptions: one } = await read(`user_id=${who.id}`);
+  expect(one).toEqual([{ ...(own as Subscription), user_id: who.id, email: who.email }]);
+
+  const all: AdminSubscription[] = [];
+  for (let next: string | null = ""; next !== null;) {
+    const page: Page = await read(`limit=2${next && `&cursor=${next}`}`);
+    all.push(...page.subscriptions);
+    next = page.next_cursor;
+  }
+  const newest = all.slice(0, 3).map(({ user_id, email, status }) => [user_id, email, status]);
+  expect(newest).toEqual([
+    [trader.id, null, "ended"],
+    [waiting.id, waiting.email, "incomplete"],
+    [who.id, who.email, "active"],
+  ]);
+  expect(new Set(all.map(({ id }) => id)).size).toBe(all.length);
+  const dates = all.map(({ created_at }) => created_at);
+  expect(dates).toEqual(dates.toSorted().toReversed());
+  for (const [name, value] of [
+    ["status", "ended"],
+    ["status", "incomplete"],
+    ["tier", "elite"],
+    ["provider", "manual"],
+    ["provider", "stripe"],
+  ] as const) {
+    const { subscriptions: found } = await read(`limit=100&${name}=${value}`);
+    expect(found).toEqual(all.filter((row) => row[name] === value));
+  }
+  const { next_cursor: cursor } = await read("limit=1&tier=elite");
+  for (const wrong of [`tier=pro&cursor=${cursor}`, "status=paid", "tier=gold", "user_id=1"]) {
+    const path = `/api/admin/subscriptions?${wrong}`;
+    expect([wrong, (await at.call("GET", path, undefined, boss)).status]).toEqual([wrong, 400]);
+  }
+
+  const user = (id: string) =>
+    at.must<AdminUserDetails>(200, "GET", `/api/admin/users/${id}`, undefined, boss);
+  expect((await user(who.id)).subscription).toEqual(own);
+  expect((await user((await person(at)).id)).subscription).toBeNull();
 });
 
 test("a body of a user names a tier and nothing else", async () => {
