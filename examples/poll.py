@@ -24,8 +24,10 @@ auth = {"Authorization": f"Bearer {token}"} if token else {}
 Connection = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}[url.scheme]
 server = Connection(url.netloc, timeout=10)
 
-last_id = options.since_id  # the highest id that act() has had
-etag = None  # of the answer that brought us there
+last_id = options.since_id  # act() is done up to here
+etag = None  # of the last page
+can_export = True  # until the plan turns out not to have the export
+behind = None  # while paging back: the head then, the next path, the signals so far
 
 
 def act(signal):
@@ -42,34 +44,67 @@ class TryLater(Exception):
         self.retry_after = answer.headers.get("Retry-After", "")
 
 
-def get(path, headers={}):
+def get(path, headers={}, unless=None):
+    """Stops the bot on an answer that no waiting mends, but for the status `unless`."""
     server.request("GET", url.path.rstrip("/") + path, headers={**auth, **headers})
     answer = server.getresponse()
     if answer.status == 429 or answer.status >= 500:
         raise TryLater(answer)
-    if answer.status not in (200, 304):
+    if answer.status not in (200, 304, unless):
         sys.exit(f"stopped: {path} answered {answer.status} {answer.read(2000).decode(errors='replace')}")
-    if answer.status == 304:
+    if answer.status != 200:
         answer.read()  # an answer that is not read blocks the next one
     return answer
 
 
 def poll():
     """Acts on every signal with an id above last_id: ids only grow, whatever timestamps do."""
-    global last_id, etag
+    global last_id, etag, can_export, behind
+    if behind:
+        return page_back()
     answer = get(f"/api/signals/latest?limit={options.limit}", {"If-None-Match": etag} if etag else {})
     page = sorted(json.load(answer) if answer.status == 200 else [], key=lambda signal: signal["id"])
     head = int(answer.headers.get("Signal-Head") or (page[-1]["id"] if page else last_id or 0))
-    since = last_id
-    new = [signal for signal in page if since is None or signal["id"] > since]
-    if since is not None and len(new) < head - since:
-        # More than one page, or dated too early to be on it: fetch all that came since.
-        new = map(json.loads, get(f"/api/signals/export?since_id={since}"))
+    new = [signal for signal in page if last_id is None or signal["id"] > last_id]
+    # Ids that are not on the page: the plan may not show them, or they are older than the page.
+    gap = last_id is not None and len(new) < head - last_id
+    if gap and can_export:
+        export = get(f"/api/signals/export?since_id={last_id}", unless=403)
+        if export.status == 200:
+            for line in export:
+                signal = json.loads(line)
+                act(signal)
+                last_id = signal["id"]
+            return
+        can_export = False
+        print("no export on this plan: a signal that is dated far back may be passed by", file=sys.stderr)
+    if gap and (len(new) == options.limit or not new or new[-1]["id"] < head):
+        behind = head, "/api/signals", []
+        return page_back()
     for signal in new:
         act(signal)
-        last_id = signal["id"]
-    last_id = head if since is None else last_id
-    etag = answer.headers.get("ETag") if last_id >= head else None
+    last_id = max(head, last_id or 0)  # a lesser plan's head is behind
+    etag = answer.headers.get("ETag")
+
+
+def page_back():
+    """Goes back, newest first, until a whole page is known; a fault on the way loses no page."""
+    global last_id, behind
+    head, path, found = behind
+    while path:
+        answer = get(path, unless=400)
+        if answer.status == 400:  # the plan has changed, and the cursor is of the old one
+            behind = None
+            raise TryLater(answer)
+        page = json.load(answer)
+        # What came after the head was read is left to the next poll, which finds all of it.
+        found += [signal for signal in page["signals"] if last_id < signal["id"] <= head]
+        more = page["next_cursor"] and any(signal["id"] > last_id for signal in page["signals"])
+        path = f"/api/signals?cursor={page['next_cursor']}" if more else None
+        behind = head, path, found
+    for signal in sorted(found, key=lambda signal: signal["id"]):
+        act(signal)
+    last_id, behind = head, None
 
 
 on_signal(SIGINT, lambda *_: sys.exit(0))

@@ -1,6 +1,8 @@
-import { describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { copyFileSync } from "node:fs";
 import { join } from "node:path";
+import { BACKEND, serveAccounts, type ServedAccounts } from "./harness/accounts.ts";
+import { READ_TOKEN, signal, WRITE_TOKEN } from "./harness/app.ts";
 import { spawnChild, type Child } from "./harness/children.ts";
 import { brokenOff, fakeArgo, ndjson } from "./harness/fake-argo.ts";
 import { freePort, startEngine, startServer, tempDir, until } from "./harness/process.ts";
@@ -18,6 +20,82 @@ const BOTS: [name: string, command: () => Promise<string[]>][] = [
   ["poll.py", async () => [(await findTool("python3")).path ?? "python3", `${EXAMPLES}/poll.py`]],
   ["poll.ts", async () => [process.execPath, `${EXAMPLES}/poll.ts`]],
 ];
+
+/** The readers there are, and what their plans let them have. */
+const READERS = {
+  starter: { premium: false, exported: false },
+  pro: { premium: true, exported: false },
+  elite: { premium: true, exported: true },
+  operator: { premium: true, exported: true },
+};
+const readers = Object.keys(READERS) as (keyof typeof READERS)[];
+
+let at: ServedAccounts;
+const tokens = new Map<string, string>([["operator", READ_TOKEN]]);
+/** Every signal there is: its id, and whether it is premium. */
+const posted: { id: number; premium: boolean }[] = [];
+
+beforeAll(async () => {
+  at = await serveAccounts("source", BACKEND, { SIGNALS_ACCESS: "key" });
+  const boss = await at.admin();
+  await at.must(200, "PATCH", "/api/admin/plans/starter", { delay_seconds: 0 }, boss.access);
+  for (const tier of ["starter", "pro", "elite"]) {
+    const member = await at.member();
+    await at.must(200, "PATCH", `/api/admin/users/${member.id}`, { tier }, boss.access);
+    tokens.set(tier, await at.key(await at.login(member.email)));
+  }
+});
+afterAll(() => at[Symbol.asyncDispose]());
+
+/** Posts so many in one batch; every third is premium, from the second on. @returns the last id. */
+async function post(count: number, timestamp?: string): Promise<number | undefined> {
+  const batch = Array.from({ length: count }, (_, i) => {
+    const second = new Date(Date.UTC(2026, 0, 1) + (posted.length + i) * 1000).toISOString();
+    const [symbol, confidence] = [`S${posted.length + i}`, i % 3 === 1 ? 97 : 60];
+    return signal({ symbol, confidence, timestamp: timestamp ?? second });
+  });
+  type Written = { signals: { id: number }[] };
+  const { signals } = await at.must<Written>(201, "POST", "/api/signals", batch, WRITE_TOKEN);
+  posted.push(...signals.map(({ id }, i) => ({ id, premium: i % 3 === 1 })));
+  return posted.at(-1)?.id;
+}
+
+/** The way to the server, on which some answers are others instead. */
+interface Front extends Disposable {
+  url: string;
+  /** The paths asked for, each with its status. */
+  asked: string[];
+  /** How many of these paths were asked for. */
+  count(path: RegExp): number;
+  /** Statuses to answer with, one each, before requests of these paths get through. */
+  faults: [path: RegExp, status: number][];
+}
+
+function frontOf(url: string): Front {
+  const asked: string[] = [];
+  const faults: Front["faults"] = [];
+  const server = Bun.serve({
+    hostname: "127.0.0.1",
+    port: 0,
+    async fetch(request) {
+      const { pathname, search } = new URL(request.url);
+      const due = faults.findIndex(([path]) => path.test(pathname + search));
+      const [fault] = due === -1 ? [] : faults.splice(due, 1);
+      const answer = fault
+        ? new Response("no", { status: fault[1], headers: { "Retry-After": "1" } })
+        : await fetch(url + pathname + search, { headers: request.headers, decompress: false });
+      asked.push(`${answer.status} ${pathname}${search}`);
+      return answer;
+    },
+  });
+  return {
+    url: `http://127.0.0.1:${server.port}`,
+    asked,
+    count: (path) => asked.filter((line) => path.test(line)).length,
+    faults,
+    [Symbol.dispose]: () => void server.stop(true),
+  };
+}
 
 const range = (from: number, to: number): number[] =>
   Array.from({ length: to - from + 1 }, (_, i) => from + i);
@@ -115,6 +193,18 @@ describe.each(BOTS)("%s", (_name, command) => {
     expect(bot.ids()).toEqual(range(1, 7));
   });
 
+  test("prints nothing again where the head falls back, as a lesser plan's does", async () => {
+    using argo = fakeArgo(5);
+    await using bot = await startBot(argo.url);
+    await until(() => bot.ids().length === 5, "the first page");
+    const some = range(1, 3).map((id) => ({ id, symbol: "SPX", timestamp: "" }));
+    argo.next.push(() => Response.json(some, { headers: { ETag: '"3"', "Signal-Head": "3" } }));
+    await until(() => argo.next.length === 0, "the lesser page");
+    argo.add(1);
+    await until(() => bot.ids().at(-1) === 6, "the new one");
+    expect(bot.ids()).toEqual(range(1, 6));
+  });
+
   test("waits for a server that is not there yet", async () => {
     const port = freePort();
     await using bot = await startBot(`http://127.0.0.1:${port}`);
@@ -158,5 +248,117 @@ describe.each(BOTS)("%s", (_name, command) => {
     expect(engine.committed().length).toBeGreaterThan(100);
     await until(() => bot.ids().at(-1) === engine.lastId(), "the last of them");
     expect(bot.ids()).toEqual([...range(3480, 3489), ...engine.committed().map((row) => row.id)]);
+  });
+
+  /** A bot of each reader, on ways of their own. */
+  async function startReaders(args: string[] = []) {
+    await using cleanup = new AsyncDisposableStack();
+    const started = readers.map(async (reader) => {
+      const { premium, exported } = READERS[reader];
+      const front = cleanup.use(frontOf(at.server.url));
+      const bot = cleanup.use(await startBot(front.url, args, tokens.get(reader)));
+      /** What it is to see of the signals from this one on. */
+      const mine = (from: number): number[] =>
+        posted.slice(from).flatMap((row) => (premium || !row.premium ? [row.id] : []));
+      return { reader, exported, front, bot, mine };
+    });
+    const all = await Promise.all(started);
+    const caughtUp = (): Promise<unknown> =>
+      Promise.all(
+        all.map(({ reader, bot, mine }) =>
+          until(() => bot.ids().at(-1) === mine(0).at(-1), `${reader} has the newest`),
+        ),
+      );
+    const whole = cleanup.move();
+    return { all, caughtUp, [Symbol.asyncDispose]: () => whole.disposeAsync() };
+  }
+
+  test("real accounts' signals, each once and in order, whatever the plan hides", async () => {
+    await post(30);
+    const start = posted.length;
+    await using started = await startReaders();
+    const { all, caughtUp } = started;
+    await caughtUp();
+    const first = new Map(all.map(({ reader, mine }) => [reader, mine(0).slice(-10)]));
+    const expectAll = (): void => {
+      for (const { reader, bot, mine } of all) {
+        expect([reader, ...bot.ids()]).toEqual([
+          reader,
+          ...(first.get(reader) ?? []),
+          ...mine(start),
+        ]);
+      }
+    };
+
+    // With gaps for those who do not see premium signals: nothing is missed, nobody goes back.
+    for (let i = 0; i < 3; i += 1) {
+      await post(5);
+      await caughtUp();
+    }
+    expectAll();
+    for (const { front } of all) expect(front.count(/\/api\/signals(\?|$)/)).toBe(0);
+
+    // Far more than a page, while the server is now and then too busy.
+    for (const { front, exported } of all) {
+      if (exported) front.faults.push([/latest/, 503], [/export/, 429]);
+      else front.faults.push([/latest/, 503], [/signals$/, 503], [/cursor/, 429]);
+    }
+    await post(65);
+    await caughtUp();
+    expectAll();
+    for (const { reader, exported, front, mine } of all) {
+      expect([reader, front.faults]).toEqual([reader, []]);
+      // Pages of twenty, each once, to one that is known: what a fault broke off is not lost.
+      const pages = exported ? 0 : Math.ceil(mine(posted.length - 65).length / 20) + 1;
+      expect([reader, front.count(/^200 .*signals(\?cursor.*)?$/)]).toEqual([reader, pages]);
+    }
+
+    // Whoever has the export gets one that is dated far back, others go on past it.
+    const late = await post(1, "1999-01-01T00:00:00Z");
+    await Promise.all(
+      all.map(({ reader, front, exported }) => {
+        const way = exported ? /^304 .*latest/ : /^200 .*signals$/;
+        const before = front.count(way);
+        return until(() => front.count(way) > before, `${reader} has looked for it`);
+      }),
+    );
+    await post(1);
+    await caughtUp();
+    for (const { reader, exported, bot, front, mine } of all) {
+      const shown = [...(first.get(reader) ?? []), ...mine(start)];
+      expect(bot.ids()).toEqual(exported ? shown : shown.filter((id) => id !== late));
+      const told = bot.lines().filter((line) => line.includes("no export on this plan"));
+      expect([reader, told.length, front.count(/^403 /)]).toEqual(
+        exported ? [reader, 0, 0] : [reader, 1, 1],
+      );
+    }
+  });
+
+  test("real accounts go on after an id of long ago, in spite of faults", async () => {
+    await post(50);
+    const from = posted.length - 50;
+    const since = String(posted[from - 1]?.id);
+    await using started = await startReaders(["--since-id", since, "--limit", "3"]);
+    const { all, caughtUp } = started;
+    for (const { front } of all) front.faults.push([/export|cursor/, 429], [/export|cursor/, 503]);
+    await caughtUp();
+    await Promise.all(
+      all.map(({ front }) => until(() => front.count(/^304 /) > 0, "a poll that finds nothing")),
+    );
+    for (const { reader, bot, mine } of all) {
+      expect([reader, ...bot.ids()]).toEqual([reader, ...mine(from)]);
+    }
+  });
+
+  test("begins its way back anew where the plan has changed on it", async () => {
+    const from = posted.length;
+    await post(50);
+    using front = frontOf(at.server.url);
+    front.faults.push([/cursor/, 400]);
+    const since = ["--since-id", String(posted[from - 1]?.id)];
+    await using bot = await startBot(front.url, since, tokens.get("pro"));
+    const expected = posted.slice(from).map(({ id }) => id);
+    await until(() => bot.ids().length >= 50, "all that came since");
+    expect(bot.ids()).toEqual(expected);
   });
 });
