@@ -10,6 +10,7 @@ import type {
   StartedSubscription,
 } from "../../src/alpine/subscriptions/schema.ts";
 import type { Accounts, Member } from "../harness/accounts.ts";
+import { problemOf } from "../harness/app.ts";
 import { alpineOf, person } from "./people.ts";
 
 export const DAY = 86_400_000;
@@ -51,6 +52,13 @@ export class Shop {
 
   async ask<T>(status: number, who: Member, method: string, path: string, body?: unknown) {
     return this.at.must<T>(status, method, path, body, await this.token(who));
+  }
+
+  /** The status and the words that a post is refused with. */
+  async refusal(who: Member, path: string, body: unknown): Promise<string> {
+    const answer = await this.at.call("POST", path, body, await this.token(who));
+    const { status, detail } = await problemOf(answer);
+    return `${status} ${detail}`;
   }
 
   current(who: Member): Promise<CurrentSubscription> {

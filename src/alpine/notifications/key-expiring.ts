@@ -1,7 +1,7 @@
 import { and, asc, eq, gt, isNull, lte, sql } from "drizzle-orm";
 import { apiKeys, users } from "../../../db/alpine/schema";
 import type { Database } from "../database";
-import { notify } from "./notify";
+import { notify, timeText } from "./notify";
 
 const aheadMs = 7 * 86_400_000;
 /** In one transaction: others wait for it in the embedded database. */
@@ -20,13 +20,14 @@ export async function tellExpiring(
     if (keys.length === 0) return;
     await db().transaction(async (tx) => {
       for (const { id, userId, name, prefix, expiresAt } of keys) {
-        const ends = expiresAt?.toISOString() ?? "";
+        if (expiresAt === null) continue;
+        const ends = expiresAt.toISOString();
         await notify(tx, nowMs, {
           userId,
           kind: "key_expiring",
           reference: `${id} ${ends}`,
           title: `The key "${name}" expires soon`,
-          body: `The key "${name}" (${prefix}…) expires on ${ends.slice(0, 10)} at ${ends.slice(11, 16)} UTC.\nMake a new one in time, or rotate it: POST /api/keys/${id}/rotate`,
+          body: `The key "${name}" (${prefix}…) expires on ${timeText(expiresAt)}.\nMake a new one in time, or rotate this one.`,
           details: { key_id: id, name, prefix, expires_at: ends },
         });
       }

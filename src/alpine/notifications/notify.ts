@@ -51,3 +51,9 @@ export async function notify(tx: Transaction, nowMs: number, news: News): Promis
     ON CONFLICT DO NOTHING`);
   return rowCount === 1;
 }
+
+/** A time as people read it, in UTC. */
+export function timeText(at: Date): string {
+  const text = at.toISOString();
+  return `${text.slice(0, 10)} at ${text.slice(11, 16)} UTC`;
+}

@@ -1,8 +1,9 @@
 import type { Transaction } from "../database";
 import type { Account } from "../../http/guard";
 import { audit, type Origin } from "../audit";
-import { notify } from "../notifications/notify";
+import { notify, timeText } from "../notifications/notify";
 import type { Plane } from "../plane";
+import type { SubscriptionRow } from "../subscriptions/schema";
 import { invoiceById } from "../subscriptions/store";
 import { bookFor, replayed } from "./book";
 import { missingInvoice, mustBeOpen } from "./record";
@@ -21,7 +22,7 @@ export async function recordFailure(
 ): Promise<PaymentRow> {
   const known = (await invoiceById(plane.alpine.db(), invoiceId)) ?? missingInvoice();
   const { userId, subscriptionId, amountMinor, currency } = known;
-  return bookFor(plane, admin, userId, origin, async (books) => {
+  return bookFor(plane, admin, userId, origin, async (books, row) => {
     const { tx, nowMs, actorId } = books;
     const named = { kind: "failure", reference, invoiceId, amountMinor, currency } as const;
     const booked = await replayed(books, named);
@@ -35,16 +36,17 @@ export async function recordFailure(
       subjectId: userId,
       details: { payment_id: payment.id, invoice_id: invoiceId, reference },
     });
-    await tellFailure(tx, nowMs, payment);
+    await tellFailure(tx, nowMs, payment, row);
     return payment;
   });
 }
 
-/** Tells whoever owes it; they must exist. */
+/** Tells whoever owes it, who must exist, and what becomes of the subscription that it was for. */
 export async function tellFailure(
   tx: Transaction,
   nowMs: number,
   { id, userId, invoiceId, amountMinor, currency }: PaymentRow,
+  subscription: SubscriptionRow | null,
 ): Promise<void> {
   const amount = moneyText(amountMinor, currency);
   await notify(tx, nowMs, {
@@ -52,9 +54,25 @@ export async function tellFailure(
     kind: "payment_failed",
     reference: id,
     title: `A payment of ${amount} failed`,
-    body: `Your payment of ${amount} did not come. Your plan stays for some days: see GET /api/subscriptions for what is open and until when.`,
+    body: `Your payment of ${amount} did not come. ${consequence(subscription)}`.trimEnd(),
     details: { payment_id: id, invoice_id: invoiceId, amount_minor: amountMinor, currency },
   });
+}
+
+function consequence(subscription: SubscriptionRow | null): string {
+  switch (subscription?.status) {
+    case "incomplete":
+      return "Your plan waits until it is paid.";
+    case "past_due": {
+      const { graceUntil } = subscription;
+      return graceUntil ? `Your plan stays until ${timeText(graceUntil)}: pay by then.` : "";
+    }
+    case "active":
+    case "trialing":
+      return "Your plan stays as it is.";
+    default:
+      return "";
+  }
 }
 
 /** An amount as people read it. Minor units are as many as the currency has (ISO 4217). */

@@ -64,7 +64,9 @@ export async function applyEvents(ground: Ground, customer: string): Promise<voi
       await nameBeginnings(tx, folded.userId);
       await note(tx, nowMs, folded, known, booked);
       for (const payment of booked) {
-        if (user && payment.kind === "failure") await tellFailure(tx, nowMs, payment);
+        if (!user || payment.kind !== "failure") continue;
+        const failed = folded.subscriptions.find(({ id }) => id === payment.subscriptionId);
+        await tellFailure(tx, nowMs, payment, failed ?? null);
       }
       const manner = { nowMs, actorId: null, origin: null };
       if (user) await settleTier(tx, tell, user, manner);

@@ -99,7 +99,9 @@ async function upgrade(books: Books, row: SubscriptionRow, plan: PlanRow): Promi
 }
 
 async function changeLater(books: Books, row: SubscriptionRow, plan: PlanRow): Promise<Counts> {
-  if (row.nextTier === plan.tier) throw sameTier();
+  if (row.nextTier === plan.tier) {
+    throw new AppError("conflict", `The tier ${plan.tier} comes with the next period already.`);
+  }
   if (await openUpgradeOf(books, row)) await voidOpenInvoices(books.tx, row.id);
   await saveSubscription(books, row, { ...row, nextTier: plan.tier }, new Date(books.nowMs));
   return "next period";

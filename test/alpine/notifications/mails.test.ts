@@ -194,6 +194,9 @@ describe("a key that is about to end", () => {
     expect((await toldOf()).toSorted()).toEqual([soon, successor, later].toSorted());
     const [row] = await at.db().select().from(notifications);
     expect(row?.title).toBe('The key "a bot" expires soon');
+    expect(row?.body).toMatch(
+      /^The key "a bot" \(\w+…\) expires on [\d-]{10} at \d\d:\d\d UTC\.\nMake a new one in time, or rotate this one\.$/,
+    );
 
     // Another end is another event.
     const expiresAt = new Date(at.clock.ms + 6 * dayMs);

@@ -121,6 +121,31 @@ test("a payment that failed is told to whoever owes it, once", async () => {
   expect((await at.call("POST", "/api/admin/payments/failure", late, boss)).status).toBe(409);
 });
 
+test("whoever is told of a failure reads what becomes of their plan, in words of people", async () => {
+  const { who, body } = await owing();
+  const told = async (): Promise<string> => {
+    const { id: invoice_id } = await shop.owed(who);
+    const given = { invoice_id, reference: shop.reference() };
+    await at.must(201, "POST", "/api/admin/payments/failure", given, await shop.boss());
+    type News = { notifications: { body: string }[] };
+    const { notifications } = await shop.ask<News>(200, who, "GET", "/api/notifications?limit=1");
+    at.clock.ms += 1_000;
+    return notifications[0]?.body ?? "";
+  };
+  const came = "Your payment of USD 149.00 did not come.";
+  expect(await told()).toBe(`${came} Your plan waits until it is paid.`);
+  await at.must(201, "POST", "/api/admin/payments", body, await shop.boss());
+  await shop.change(who, "elite");
+  expect(await told()).toMatch(
+    /^Your payment of USD \d+\.\d\d did not come\. Your plan stays as it is\.$/,
+  );
+  const { period_end: end = "" } = (await shop.current(who)).subscription ?? {};
+  await shop.pass(Date.parse(end) - at.clock.ms);
+  const until = when(Date.parse(end) + 7 * DAY);
+  const text = `${until.slice(0, 10)} at ${until.slice(11, 16)} UTC`;
+  expect(await told()).toBe(`${came} Your plan stays until ${text}: pay by then.`);
+});
+
 test("everybody sees their own money alone, and a cursor of one is no cursor of another", async () => {
   const { who, body } = await owing();
   const [other, boss] = [(await owing()).who, await shop.boss()];

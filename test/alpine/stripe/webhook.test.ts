@@ -129,9 +129,11 @@ test("whoever does not pay keeps their rights for the grace period, and has them
   const { subscription } = await shop.current(who);
   expect(subscription).toMatchObject({ status: "past_due" });
   expect(await tierOf(who)).toBe("pro");
-  type News = { notifications: { kind: string }[] };
+  type News = { notifications: { kind: string; body: string }[] };
   const { notifications } = await shop.ask<News>(200, who, "GET", "/api/notifications");
-  expect(notifications.filter(({ kind }) => kind === "payment_failed")).toHaveLength(1);
+  const failed = notifications.filter(({ kind }) => kind === "payment_failed");
+  const until = subscription?.grace_until?.slice(0, 10);
+  expect(failed.map(({ body }) => body)).toEqual([expect.stringContaining(`stays until ${until}`)]);
 
   at.clock.ms = Date.parse(subscription?.grace_until ?? "") - 1;
   await alpineOf(at).settle();

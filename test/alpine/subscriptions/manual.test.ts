@@ -114,12 +114,14 @@ test("an upgrade is prorated and counts when it is paid; a downgrade counts from
   await shop.pay(who);
   expect(await tierOf(who)).toBe("pro");
   expect((await shop.current(who)).subscription).toMatchObject({ period_end: when(end) });
-  await refused(409, who, "POST", "/api/subscriptions/change", { tier: "pro" });
+  const same = await shop.refusal(who, "/api/subscriptions/change", { tier: "pro" });
+  expect(same).toBe("409 This is the tier of the subscription already.");
 
   const later = await shop.change(who, "starter");
   expect(later.subscription).toMatchObject({ tier: "pro", next_tier: "starter" });
   expect(later.next_period).toMatchObject({ tier: "starter", price_minor: 4_900 });
-  await refused(409, who, "POST", "/api/subscriptions/change", { tier: "starter" });
+  const planned = await shop.refusal(who, "/api/subscriptions/change", { tier: "starter" });
+  expect(planned).toBe("409 The tier starter comes with the next period already.");
   // The present tier takes it back; then once more.
   expect((await shop.change(who, "pro")).subscription?.next_tier).toBeNull();
   await shop.change(who, "starter");
