@@ -166,7 +166,7 @@ test.skipIf(prlimit === null)(
     const ledger = new Ledger(seededRandom("file size"));
     const limit = (bytes: string) =>
       succeeds([prlimit ?? "", `--fsize=${bytes}:unlimited`, "--pid", `${server.pid}`]);
-    expect(await limit("200000")).toBe(true);
+    expect(await limit("800000")).toBe(true);
     const pollers = Pollers.start(server.url, { connections: 2 });
     const refusal = await fill(server.url, ledger);
     expect(refusal === null ? null : isRetryLater(refusal)).toBe(true);
