@@ -1,5 +1,6 @@
 import { parseArgs } from "node:util";
 import { analytics } from "./benches/analytics";
+import { due } from "./benches/due";
 import { fanout } from "./benches/fanout";
 import { ingest } from "./benches/ingest";
 import { keyed } from "./benches/keyed";
@@ -41,6 +42,7 @@ const benches: readonly Bench[] = [
   revoked,
   overshoot,
   subscribed,
+  due,
   fanout,
   accounting,
   analytics,
