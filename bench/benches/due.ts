@@ -35,7 +35,6 @@ async function run(context: Context): Promise<Result> {
   const lateMs: number[] = [];
   let early = 0;
   let polls = 0;
-  let posting = true;
   const post = async () => {
     for (let n = 0; n < signals; n += 1) {
       await Bun.sleep(2 * everyMs * Math.random());
@@ -47,10 +46,9 @@ async function run(context: Context): Promise<Result> {
       const { received_at: at } = (await single.json()) as { received_at: string };
       dueAtMs.set(id, Date.parse(at) + delaySeconds * 1_000);
     }
-    posting = false;
   };
   const poll = async () => {
-    while (posting || dueAtMs.size > 0) {
+    while (lateMs.length < signals) {
       const { head } = await wireAnswer(server, key, latestPath);
       const nowMs = Date.now();
       const highest = Number(/^signal-head: (\d+)/im.exec(head)?.[1]);
