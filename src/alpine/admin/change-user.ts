@@ -5,8 +5,8 @@ import { endSessions, renewSessions } from "../auth/sessions";
 import type { Plane } from "../plane";
 import { settleTier } from "../plans/settle-tier";
 import { administers, mustLeaveAdmin, updateUser } from "../users/store";
-import { type AdminUser, adminUserOf, type UserChange } from "./schema";
-import { lockForAdmin } from "./store";
+import type { AdminUserDetails, UserChange } from "./schema";
+import { lockForAdmin, withSubscription } from "./store";
 
 /**
  * Changes the rights of a user. A tier is a grant, which null clears. What their tokens say of them
@@ -19,10 +19,10 @@ export async function changeUser(
   id: string,
   change: UserChange,
   origin: Origin,
-): Promise<AdminUser> {
+): Promise<AdminUserDetails> {
   const { userId: adminId } = admin;
   const nowMs = now();
-  const row = await alpine.changes.write(async (tx, tell) => {
+  return alpine.changes.write(async (tx, tell) => {
     const old = await lockForAdmin(tx, admin, id);
     const next = {
       tierGrant: change.tier === undefined ? old.tierGrant : change.tier,
@@ -36,7 +36,7 @@ export async function changeUser(
         { event: "activation_changed", from: old.isActive, to: next.isActive },
       ] as const
     ).filter(({ from, to }) => from !== to);
-    if (changed.length === 0) return old;
+    if (changed.length === 0) return withSubscription(tx, old);
     const { isVerified } = old;
     if (administers(config, old) && !administers(config, { ...next, isVerified })) {
       await mustLeaveAdmin(tx, config, id);
@@ -55,7 +55,7 @@ export async function changeUser(
     }
     tell({ kind: "user", id });
     const changedUser = { ...old, ...next, updatedAt };
-    return settleTier(tx, tell, changedUser, { nowMs, actorId: adminId, origin });
+    const manner = { nowMs, actorId: adminId, origin };
+    return withSubscription(tx, await settleTier(tx, tell, changedUser, manner));
   });
-  return adminUserOf(row);
 }

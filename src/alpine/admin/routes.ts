@@ -8,8 +8,6 @@ import { auditEntries, AuditRecord, recordOf } from "../audit";
 import { csvAnswer, jsonOrCsv } from "../csv";
 import { allRows, pageStart, readPage, type TimePlace, timePlaceOf } from "../page";
 import { accountOf, originOf, type Plane } from "../plane";
-import { subscriptionOf } from "../subscriptions/schema";
-import { liveOf } from "../subscriptions/store";
 import { userById } from "../users/store";
 import { changeUser } from "./change-user";
 import { endSessionsOf } from "./end-sessions";
@@ -24,7 +22,7 @@ import {
   UserChange,
   usersQuery,
 } from "./schema";
-import { findUsers, missingUser } from "./store";
+import { findUsers, missingUser, withSubscription } from "./store";
 
 /** What administrators see and do. Keys may look, sessions alone may change. */
 export function adminRoutes(plane: Plane) {
@@ -72,11 +70,8 @@ export function adminRoutes(plane: Plane) {
     },
   });
   app.openapi(single, async (c) => {
-    const { id } = c.req.valid("param");
-    const row = (await userById(alpine.db(), id)) ?? missingUser();
-    const live = await liveOf(alpine.db(), id);
-    const subscription = live && subscriptionOf(live);
-    return c.json(Object.assign(adminUserOf(row), { subscription }), 200);
+    const row = await userById(alpine.db(), c.req.valid("param").id);
+    return c.json(await withSubscription(alpine.db(), row ?? missingUser()), 200);
   });
 
   const change = createRoute({
@@ -87,7 +82,7 @@ export function adminRoutes(plane: Plane) {
     middleware: [...write, ...strictJson],
     request: { params: UuidParam, query: NoQuery, body: jsonBody(UserChange) },
     responses: {
-      200: json(AdminUser, "The user as changed"),
+      200: json(AdminUserDetails, "The user as changed"),
       ...problems(400, 401, 403, 404, 409, 413, 415, 422, 429, 503),
     },
   });

@@ -5,9 +5,11 @@ import { AppError } from "../../errors";
 import type { Account } from "../../http/guard";
 import { lockAdmins, type Queries, type Transaction } from "../database";
 import { olderThan, type TimePlace } from "../page";
+import { subscriptionOf } from "../subscriptions/schema";
+import { liveOf } from "../subscriptions/store";
 import type { UserRow } from "../users/schema";
 import { lockSelf, lockUser } from "../users/store";
-import type { UsersQuery } from "./schema";
+import { type AdminUserDetails, adminUserOf, type UsersQuery } from "./schema";
 
 export type UserFilter = Pick<UsersQuery, "search" | "tier" | "role" | "is_active">;
 
@@ -34,6 +36,12 @@ export function findUsers(
     )
     .orderBy(desc(users.createdAt), desc(users.id))
     .limit(limit);
+}
+
+/** A user with what they have. */
+export async function withSubscription(db: Queries, user: UserRow): Promise<AdminUserDetails> {
+  const live = await liveOf(db, user.id);
+  return Object.assign(adminUserOf(user), { subscription: live && subscriptionOf(live) });
 }
 
 /**

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { and, eq } from "drizzle-orm";
 import { auditLog, roles, sessions, tiers, users } from "../../../db/alpine/schema.ts";
 import type { AuditRecord } from "../../../src/alpine/audit.ts";
-import type { AdminUser } from "../../../src/alpine/admin/schema.ts";
+import type { AdminUser, AdminUserDetails } from "../../../src/alpine/admin/schema.ts";
 import { newUser } from "../../../src/alpine/users/store.ts";
 import {
   BACKEND,
@@ -33,7 +33,7 @@ afterAll(() => at[Symbol.asyncDispose]());
 const patch = (id: string, change: unknown, by = boss, on = at) =>
   on.call("PATCH", `${USERS}/${id}`, change, by.access);
 const changed = (id: string, change: unknown) =>
-  at.must<AdminUser>(200, "PATCH", `${USERS}/${id}`, change, boss.access);
+  at.must<AdminUserDetails>(200, "PATCH", `${USERS}/${id}`, change, boss.access);
 const page = (query: Record<string, string> = {}, token = boss.access) =>
   at.must<Users>(200, "GET", `${USERS}?${new URLSearchParams(query)}`, undefined, token);
 const log = (query: Record<string, string>, on: Accounts, by: Member) =>

@@ -362,6 +362,9 @@ test("administrators find who has what, by every filter, newest first, and whom 
   const user = (id: string) =>
     at.must<AdminUserDetails>(200, "GET", `/api/admin/users/${id}`, undefined, boss);
   expect((await user(who.id)).subscription).toEqual(own);
+  const path = `/api/admin/users/${who.id}`;
+  const granted = await at.must<AdminUserDetails>(200, "PATCH", path, { tier: "elite" }, boss);
+  expect(granted).toMatchObject({ tier: "elite", subscription: { tier: "pro" } });
   expect((await user((await person(at)).id)).subscription).toBeNull();
 });
 
