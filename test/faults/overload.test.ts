@@ -178,7 +178,7 @@ test("a log that nobody reads stops no poll, and does not keep the server from e
   const port = freePort();
   const env = { ...serverEnv(dir.file("signals.db")), PORT: String(port) };
   // A pipe holds 64 KiB; whoever should empty this one is asleep.
-  const command = `exec '${process.execPath}' '${MAIN}' serve > >(exec sleep 20)`;
+  const command = `exec '${process.execPath}' '${MAIN}' serve > >(exec sleep 8)`;
   await using child = spawnChild(["bash", "-c", command], { env });
   const url = `http://127.0.0.1:${port}`;
   const statusOf = async (path: string): Promise<number> => {
