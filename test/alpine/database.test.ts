@@ -17,7 +17,7 @@ const FILES = join(ROOT, "db/alpine/migrations");
 const SCHEMA = join(ROOT, "db/alpine/schema.ts");
 const MIGRATING = join(import.meta.dir, "migrating.ts");
 const MAIN = join(ROOT, "src/main.ts");
-const ROUNDS = Number(process.env["MIGRATION_ROUNDS"] ?? 20);
+const ROUNDS = Number(process.env["MIGRATION_ROUNDS"] ?? 10);
 
 const random = randomNumbers(SEED + 17);
 
