@@ -186,7 +186,8 @@ export class Business {
     const dearer = aMonth(offer.cents, offer.every) > aMonth(has.cents, has.every);
     if (comparable && dearer) {
       if (has.bill) return 409;
-      const cents = nearest((offer.cents - has.cents) * (has.end - now), has.end - has.start);
+      const part = nearest((offer.cents - has.cents) * (has.end - now), has.end - has.start);
+      const cents = Math.max(1, part);
       const bill: Bill = {
         for: "upgrade",
         tier,
@@ -194,8 +195,7 @@ export class Business {
         cents,
         currency: has.currency,
       };
-      if (cents > 0) has.bill = bill;
-      else this.#move(who, now, () => Object.assign(has, { tier, cents: offer.cents, next: null }));
+      has.bill = bill;
       return 200;
     }
     if (has.next === tier) return 409;
@@ -287,8 +287,11 @@ export class Business {
       const tier = has.next ?? has.tier;
       const { cents, currency, every } = this.offers[tier];
       const kind = has.state === "trial" ? "start" : "renewal";
+      // A tier above the one that was tried waits for its money.
+      const above = TIERS.indexOf(tier) > TIERS.indexOf(has.tier);
+      const state = kind === "start" && above ? "waiting" : "late";
       has.months += every === "month" ? 1 : 12;
-      Object.assign(has, { tier, cents, currency, every, next: null, state: "late", start: at });
+      Object.assign(has, { tier, cents, currency, every, next: null, state, start: at });
       has.end = calendar(has.anchor, has.months);
       has.grace = at + this.graceDays * DAY;
       has.bill = { for: kind, tier, whole: cents, cents, currency };

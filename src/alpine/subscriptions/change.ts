@@ -14,8 +14,8 @@ import { askForStart } from "./subscribe";
 /**
  * Changes the tier of somebody's own subscription. A dearer one counts from when its part of the
  * running period is paid, a cheaper one from the next period on; so does one of another interval
- * or currency, and any during a trial: there is nothing to prorate. The present one takes back
- * what was to come.
+ * or currency, and any during a trial, after which a dearer one is to be paid first: there is
+ * nothing to prorate. The present one takes back what was to come.
  * @throws AppError 409, 429, 503.
  */
 export const changeTier = (
@@ -89,13 +89,12 @@ async function upgrade(books: Books, row: SubscriptionRow, plan: PlanRow): Promi
   const now = new Date(nowMs);
   const [start, end] = [row.periodStart.getTime(), row.periodEnd.getTime()];
   const { tier, priceMinor } = plan;
-  const amountMinor = prorated(priceMinor - row.priceMinor, end - nowMs, end - start);
+  // Never for nothing: the last seconds of a period would begin a tier whose grace comes after them.
+  const amountMinor = Math.max(1, prorated(priceMinor - row.priceMinor, end - nowMs, end - start));
   const asked = { reason: "upgrade", tier, priceMinor, amountMinor } as const;
   const period = { periodStart: now, periodEnd: row.periodEnd, createdAt: now };
   await openInvoice(tx, row, { ...asked, ...period });
-  if (amountMinor > 0) return "when paid";
-  await saveSubscription(books, row, { ...row, tier, priceMinor, nextTier: null }, now);
-  return "at once";
+  return "when paid";
 }
 
 async function changeLater(books: Books, row: SubscriptionRow, plan: PlanRow): Promise<Counts> {

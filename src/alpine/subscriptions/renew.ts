@@ -4,6 +4,7 @@ import type { Logger } from "../../platform/log";
 import { audit } from "../audit";
 import type { Changes } from "../changes";
 import type { Database } from "../database";
+import { rankOf } from "../plans/schema";
 import { settleTier } from "../plans/settle-tier";
 import type { UserRow } from "../users/schema";
 import { type Books, openInvoice, saveSubscription, voidOpenInvoices } from "./ledger";
@@ -98,6 +99,8 @@ async function renew(books: Books, row: SubscriptionRow): Promise<SubscriptionRo
   const tier = row.nextTier ?? row.tier;
   const { priceMinor, currency, interval } = await readPlan(tx, tier);
   const free = priceMinor === 0;
+  // A trial of one tier gives no grace of a dearer one, for which nobody has ever paid.
+  const waits = !free && row.status === "trialing" && rankOf(tier) > rankOf(row.tier);
   const next: SubscriptionRow = {
     ...row,
     tier,
@@ -105,10 +108,10 @@ async function renew(books: Books, row: SubscriptionRow): Promise<SubscriptionRo
     currency,
     interval,
     nextTier: null,
-    status: free ? "active" : "past_due",
+    status: free ? "active" : waits ? "incomplete" : "past_due",
     periodStart: at,
     periodEnd: periodEndOf(row.anchorAt, at, interval),
-    graceUntil: free ? null : new Date(at.getTime() + graceMs),
+    graceUntil: free || waits ? null : new Date(at.getTime() + graceMs),
   };
   // An upgrade that was not paid for in its period has lapsed.
   await voidOpenInvoices(tx, row.id);

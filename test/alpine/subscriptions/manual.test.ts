@@ -209,6 +209,29 @@ test("only the first subscription of an account has a trial, which earns nothing
   await shop.plan("pro", { trialDays: 0 });
 });
 
+test("what nobody ever paid for has no grace: a dearer tier after a trial, or in the last second", async () => {
+  await shop.plan("starter", { trialDays: 14 });
+  const who = await person(at);
+  await shop.subscribe(who, "starter");
+  await shop.plan("starter", { trialDays: 0 });
+  await shop.change(who, "elite");
+  await shop.pass(14 * DAY);
+  expect(state(await shop.current(who))).toBe("incomplete elite");
+  expect(await tierOf(who)).toBe("starter");
+  at.clock.ms += 3 * DAY;
+  await shop.pay(who);
+  expect(await tierOf(who)).toBe("elite");
+  expect(await shop.movements(who)).toEqual(["new elite 49900"]);
+
+  const last = await payer("starter");
+  const { subscription } = await shop.current(last);
+  at.clock.ms = Date.parse(subscription?.period_end ?? "") - 1_000;
+  expect((await shop.change(last, "elite")).open_invoice).toMatchObject({ amount_minor: 1 });
+  await shop.pass(1_000);
+  expect(await tierOf(last)).toBe("starter");
+  expect(await shop.owed(last)).toMatchObject({ tier: "starter", amount_minor: 4_900 });
+});
+
 test("months are counted from the anchor: the 31st comes back after February", async () => {
   at.clock.ms = Date.UTC(2028, 0, 31, 10, 30);
   const who = await payer("pro");
