@@ -71,13 +71,15 @@ export interface Accounts extends AccountsClient, AsyncDisposable {
   clock: App["clock"];
 }
 
+/** Tests ask as often as they like, but for those of the limits, which say so. */
+const unlimited = 1_000_000_000;
+
 async function prepare(url: string): Promise<void> {
   const client = new Client({ connectionString: url });
   await client.connect();
   try {
     await migrate(drizzle(client, { schema }) as unknown as Database);
-    // Tests ask as often as they like, but for those of the limits, which say so.
-    await client.query("UPDATE plans SET requests_per_minute = 1000000000");
+    await client.query(`UPDATE plans SET requests_per_minute = ${unlimited}`);
   } finally {
     await client.end();
   }
@@ -106,6 +108,12 @@ export async function openAccounts(options: AccountsOptions = {}): Promise<Accou
     env: { DATABASE_URL: databaseUrl, REDIS_URL: redisUrl, JWT_SECRET, ...options.env },
   });
   const { deps } = app;
+  if (backend === "embedded") {
+    await deps.alpine?.changes.write(async (tx, tell) => {
+      await tx.update(schema.plans).set({ requestsPerMinute: unlimited });
+      for (const tier of schema.tiers) tell({ kind: "plan", tier });
+    });
+  }
 
   const forgive = async (): Promise<void> => {
     // All of a test's users come from one address.
