@@ -17,11 +17,12 @@ import type { Database, Transaction } from "../database";
 import { tellFailure } from "../payments/failure";
 import type { PaymentRow } from "../payments/schema";
 import { settleTier } from "../plans/settle-tier";
-import { nameBeginnings } from "../subscriptions/ledger";
-import { graceMsOf } from "../subscriptions/renew";
+import { type Books, nameBeginnings } from "../subscriptions/ledger";
+import { end, graceMsOf } from "../subscriptions/renew";
 import type { SubscriptionRow } from "../subscriptions/schema";
+import { lockLiveOf } from "../subscriptions/store";
 import { lockUser } from "../users/store";
-import { inOrder } from "./events";
+import { endsOf, inOrder } from "./events";
 import { fold, type Folded, Held, idOf } from "./fold";
 
 type Ground = {
@@ -36,11 +37,12 @@ const customersAtOnce = 50;
 
 /**
  * Brings the state of a customer in line with all their events that are journaled. What cannot be
- * applied yet says why, changes nothing, and is tried again. @throws AppError 503.
+ * applied yet says why, changes nothing but what has ended, and is tried again. @throws AppError 503.
  */
 export async function applyEvents(ground: Ground, customer: string): Promise<void> {
   const { changes, now, log, config } = ground;
   const nowMs = now();
+  const graceMs = graceMsOf(config);
   const ofCustomer = and(
     eq(providerEvents.provider, "stripe"),
     eq(providerEvents.subject, customer),
@@ -54,7 +56,7 @@ export async function applyEvents(ground: Ground, customer: string): Promise<voi
     const rows = await tx.select().from(providerEvents).where(ofCustomer);
     const prices = await readPrices(tx);
     try {
-      const terms = { customer, prices, graceMs: graceMsOf(config), nowMs };
+      const terms = { customer, prices, graceMs, nowMs };
       const folded = fold(inOrder(rows), terms);
       const user = await lockUser(tx, folded.userId);
       const known = await knownOf(tx, folded);
@@ -79,6 +81,8 @@ export async function applyEvents(ground: Ground, customer: string): Promise<voi
       }
     } catch (error) {
       const fault = faultOf(error);
+      const books = { tx, tell, nowMs, graceMs, actorId: null, origin: null };
+      await endGone(books, endsOf(rows));
       await tx.update(providerEvents).set({ fault }).where(waiting);
       return fault;
     }
@@ -97,6 +101,24 @@ async function readPrices(tx: Transaction): Promise<Map<string, Tier>> {
   return new Map(
     priced.flatMap(({ stripePriceId: id, tier }): [string, Tier][] => (id ? [[id, tier]] : [])),
   );
+}
+
+/** Whatever holds the rest: what has ended at Stripe gives no rights any more. */
+async function endGone(books: Books, ends: Map<string, Date>): Promise<void> {
+  const { tx, tell } = books;
+  const live = and(
+    inArray(subscriptions.providerSubscription, [...ends.keys()]),
+    ne(subscriptions.status, "ended"),
+  );
+  for (const { userId } of await tx.select().from(subscriptions).where(live)) {
+    // Users are locked before what they have.
+    const user = await lockUser(tx, userId);
+    const row = await lockLiveOf(tx, userId);
+    const at = ends.get(row?.providerSubscription ?? "");
+    if (!row || !at) continue;
+    await end(books, row, at, "cancelled");
+    if (user) await settleTier(tx, tell, user, books);
+  }
 }
 
 /** What is only to be waited for, or mended by the operator. @throws what is anything else. */

@@ -128,12 +128,23 @@ export type EventRow = { id: string; type: string; createdAt: Date; body: Record
 
 const Envelope = z.object({ data: z.object({ object: z.looseObject({ customer: ref }) }) });
 
+const Ended = z.object({ data: z.object({ object: z.object({ id: z.string() }) }) });
+
 /** Whom an event is about; null for one that does not count here. */
 export function subjectOf(type: string, body: unknown): string | null {
   if (!(type in ranks)) return null;
   const parsed = Envelope.safeParse(body);
   return parsed.success ? parsed.data.data.object.customer : null;
 }
+
+/** When subscriptions ended at Stripe, by their id there: known whatever else cannot be read. */
+export const endsOf = (rows: readonly EventRow[]): Map<string, Date> =>
+  new Map(
+    rows.flatMap(({ type, createdAt, body }): [string, Date][] => {
+      const { data } = type === "customer.subscription.deleted" ? Ended.safeParse(body) : {};
+      return data ? [[data.data.object.id, createdAt]] : [];
+    }),
+  );
 
 /** Events in the order in which they count, in whatever order they came. @throws ZodError. */
 export function inOrder(rows: readonly EventRow[]): Told[] {

@@ -254,6 +254,34 @@ test("who came to a price that their plan has no more goes on at it", async () =
   await reprice(PRICES.pro.id);
 });
 
+test("what has ended at Stripe gives nothing, though other events of its customer are held", async () => {
+  const who = await person(at);
+  const customer = new Customer(who.id);
+  customer.buy("pro", now() - 40 * day);
+  await sendAll(customer.events);
+  const first = customer.subscription;
+  // Something else that the operator sells there.
+  const [event] = customer.events;
+  const other = JSON.stringify({ ...event, id: "evt_other" })
+    .replaceAll(first, `${first}_other`)
+    .replaceAll("price_pro", "price_of_a_hat")
+    .replaceAll('"tier":"pro"', '"tier":"none"');
+  await sendAll([JSON.parse(other) as StripeEvent]);
+  expect((await state()).held).toMatchObject([{ fault: "No plan is sold at price_of_a_hat." }]);
+  expect(await tierOf(who)).toBe("pro");
+  const ended = now() - day;
+  customer.end(ended);
+  await sendAll(customer.events.slice(-1));
+  expect(await tierOf(who)).toBe("starter");
+  const { movements, subscriptions } = await state();
+  expect(subscriptions).toMatchObject([{ status: "ended", cancel_at_period_end: false }]);
+  expect(movements.map((row) => (row as { delta_minor: number }).delta_minor).toSorted()).toEqual([
+    -14_900, 14_900,
+  ]);
+  await alpineOf(at).tend();
+  expect((await state()).movements).toEqual(movements);
+});
+
 test("who has paid for more than a year has paid since then, whatever is forgotten", async () => {
   const who = await person(at);
   const customer = new Customer(who.id);
