@@ -35,7 +35,10 @@ export async function takeEvent(
         cause,
       });
     });
-  const told: unknown = event;
+  // A name with half a character in it must not keep its payment from being written down.
+  const told: unknown = JSON.parse(JSON.stringify(event), (_, value: unknown) =>
+    typeof value === "string" ? storable(value) : value,
+  );
   const parsed = Event.safeParse(told);
   if (!parsed.success) throw new AppError("bad_request", "This is no event of Stripe.");
   const { id, type, created } = parsed.data;
@@ -58,3 +61,6 @@ export async function takeEvent(
     log.warn({ event: id, reason: String(error) }, "an event of Stripe is not applied yet");
   }
 }
+
+/** Text as Postgres can hold it: neither NUL nor lone surrogates. */
+const storable = (text: string): string => text.toWellFormed().replaceAll("\0", "\uFFFD");

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, beforeEach, expect, test } from "bun:test";
 import { eq, sql } from "drizzle-orm";
-import { plans, providerEvents, users } from "../../../db/alpine/schema.ts";
+import { payments, plans, providerEvents, users } from "../../../db/alpine/schema.ts";
 import { forgetExpired } from "../../../src/alpine/retention.ts";
 import type { Accounts, Member } from "../../harness/accounts.ts";
 import { problemOf } from "../../harness/app.ts";
@@ -176,6 +176,22 @@ test("what is forged, stale, malformed or too large is refused, and nothing is w
   await refused(await post({ "Stripe-Signature": "t=1,v1=00" }, payload), 400);
   expect(await at.db().select().from(providerEvents)).toEqual([]);
   expect((await send(at, event, { agoSeconds: 299 })).status).toBe(200);
+});
+
+test("text that the database cannot hold keeps no payment from being booked", async () => {
+  const buyer = await at.member();
+  const customer = new Customer(buyer.id);
+  customer.buy("pro", Math.floor(at.clock.ms / 1000));
+  for (const event of customer.events) {
+    Object.assign(event.data.object, { customer_name: "A\u0000B", note: "\ud800" });
+    expect((await send(at, event)).status).toBe(200);
+  }
+  const rows = await at.db().select().from(providerEvents);
+  expect(rows).toHaveLength(customer.events.length);
+  expect(rows[0]?.body).toMatchObject({
+    data: { object: { customer_name: "A\uFFFDB", note: "\uFFFD" } },
+  });
+  expect(await at.db().select().from(payments)).toHaveLength(1);
 });
 
 test("events of somebody unknown are kept, and count when it is known whose they are", async () => {
