@@ -71,9 +71,9 @@ function mustBeSound(db: Database): void {
 function mustBeEmpty(db: Database): void {
   const there = db
     .query<{ name: string }, []>(
-      // Ours are there when another server began a moment ago.
+      // Ours, with their indexes, are there when another server began a moment ago.
       String.raw`SELECT name FROM sqlite_master
-       WHERE name NOT LIKE 'sqlite\_%' ESCAPE '\' AND name NOT LIKE 'argo\_%' ESCAPE '\'`,
+       WHERE tbl_name NOT LIKE 'sqlite\_%' ESCAPE '\' AND tbl_name NOT LIKE 'argo\_%' ESCAPE '\'`,
     )
     .get();
   if (!there) return;
