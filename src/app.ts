@@ -49,7 +49,8 @@ export function createApp(deps: Deps) {
 
   const signals = remote?.signals;
   const meters = alpine?.meters ?? null;
-  const polling = { config, admission, metrics, meters, draining, refuse };
+  const feed = argo?.feed ?? null;
+  const polling = { config, admission, metrics, meters, draining, feed, refuse };
   const latest = signals?.polled(latestPath) ?? argoOf(deps).answers;
   const subscribed = signals?.polled(subscribedPath) ?? argoOf(deps).subscribed;
   const permit = mustHavePlan;
@@ -63,7 +64,7 @@ export function createApp(deps: Deps) {
   if (alpine) {
     deps.mountAlpine?.(app, { config, log, metrics, now, admission, alpine, signalsById });
   }
-  if (argo) app.route("/", signalRoutes({ config, argo, admission, metrics, polls }));
+  if (argo) app.route("/", signalRoutes({ config, argo, admission, metrics, now, polls }));
   if (signals) app.route("/", remote.routes({ config, signals, admission, polls }));
   app.route(
     "/",

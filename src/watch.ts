@@ -30,7 +30,7 @@ export function watchAll(metrics: Metrics, watched: Watched): void {
     ["counter", "argo_log_dropped_total", "Lines nobody read in time.", () => droppedLines],
   ];
   if (argo) {
-    const { reader, writer } = argo;
+    const { feed, reader, writer } = argo;
     const { answers, subscribed } = argo;
     const both = (of: (held: typeof answers) => number) => of(answers) + of(subscribed);
     rows.push(
@@ -49,6 +49,14 @@ export function watchAll(metrics: Metrics, watched: Watched): void {
       ["gauge", "argo_answers_bytes", "Bytes of answers held.", () => both((a) => a.bytes)],
       ["gauge", "argo_head_id", "Highest id in the signal file.", () => reader.head.maxId],
       ["counter", "argo_commits_total", "Group commits of the writer.", () => writer.commits],
+      ["gauge", "argo_streams_open", "Streams of signals.", () => feed.followers],
+      ["gauge", "argo_polls_waiting", "Polls that wait for a change.", () => feed.watchers],
+      [
+        "counter",
+        "argo_feed_looks_total",
+        "Times the file was looked at for streams and waiting polls.",
+        () => feed.looks,
+      ],
       ["gauge", "argo_ingest_waiting_requests", "Posts that wait.", () => writer.waiting],
       [
         "gauge",

@@ -11,6 +11,7 @@ import { fileId, makeDirectory } from "../platform/directory";
 import { mustHaveSoundLog } from "../platform/wal";
 import { FarReader } from "./signals/far";
 import { Answers } from "./signals/answers";
+import { Feed } from "./signals/feed";
 import { askLatest } from "./signals/latest";
 import { TIMESTAMP_AHEAD_SECONDS_MAX } from "./signals/schema";
 import type { ReceivedSignal } from "./signals/signal";
@@ -51,6 +52,8 @@ export class Argo implements AsyncDisposable {
   readonly answers: Answers;
   readonly subscribed: Answers;
   readonly stats: SignalStats;
+  /** What comes to be seen, for those who wait for it. */
+  readonly feed: Feed;
   readonly cursors: Cursors;
   /** What SQLite's own check found; empty while it has found nothing. */
   damage: string[] = [];
@@ -77,6 +80,8 @@ export class Argo implements AsyncDisposable {
     });
     this.views = new Views(reader, this.far, options.now);
     this.stats = new SignalStats(this.views, this.far);
+    this.feed = new Feed(reader, this.far, this.views, options.now);
+    writer.onCommit = () => this.feed.wake();
     // Without our own tables cursors live as long as this process.
     const transient = crypto.getRandomValues(new Uint8Array(32));
     let secret: Uint8Array | null = null;
@@ -158,6 +163,7 @@ export class Argo implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const timer of this.#timers) clearInterval(timer);
+    this.feed.drain();
     await this.#adopting;
     await this.far[Symbol.asyncDispose]();
     this.reader[Symbol.dispose]();

@@ -55,6 +55,8 @@ export async function start(config: Config, overrides: Overrides = {}): Promise<
       state.draining = true;
       // Load balancers see /readyz; clients that come on are answered and told to close.
       await Bun.sleep(config.shutdownDelaySeconds * 1000);
+      // Else the listener would wait for them.
+      deps.argo?.feed.drain();
       const late = setTimeout(() => void server.stop(true), drainMs);
       await server.stop();
       clearTimeout(late);

@@ -27,6 +27,14 @@ export class Admission {
     this.#admit(key, exchange);
   }
 
+  /**
+   * Whether a reader whose answer goes on is still let in, and as whom; not limited.
+   * @throws AppError 401, 403 or 503.
+   */
+  again(headers: Headers): Principal | null | Promise<Principal> {
+    return this.guard.reader(headers);
+  }
+
   /** Admits who holds the scope, unlimited: ingest is bounded by its queue. @throws 401 or 403. */
   holder(request: Request, exchange: Exchange, scope: Scope): Principal | Promise<Principal> {
     try {

@@ -219,6 +219,8 @@ const knownMethod = (method: string): string => (methods.has(method) ? method : 
 
 async function compressed(response: Response, exchange: Exchange): Promise<Response> {
   const type = response.headers.get("content-type") ?? "";
+  // Packed, an event would wait for others until there is enough to pack.
+  if (type === "text/event-stream") return response;
   const body = response.body;
   if (body === null || response.headers.has("content-encoding")) return response;
   if (!/^(application|text)\/|\+json/.test(type)) return response;

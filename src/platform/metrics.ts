@@ -29,6 +29,9 @@ export class Metrics {
       "Signals acknowledged as durable, by outcome (written or duplicate).",
     ),
   );
+  readonly streamsEnded = this.#add(
+    new HeldCounter("argo_streams_ended_total", "Streams of signals that ended, by reason."),
+  );
   readonly cacheHits = this.#add(
     new HeldCounter("redis_cache_hits_total", "Look-ups that the cache answered, by namespace."),
   );

@@ -26,6 +26,8 @@ export const ROUTES: Record<string, [right: Right, status: number, path?: string
   "GET /api/signals/latest": ["read", 200],
   "GET /api/signals/subscribed": ["plan", 200],
   "GET /api/signals/delivered": ["plan", 200],
+  // A stream would not end.
+  "GET /api/signals/stream": ["read", 400, "/api/signals/stream?since_id=x"],
   "GET /api/signals": ["read", 200],
   "GET /api/signals/export": ["export", 200, "/api/signals/export?since_id=0"],
   "GET /api/signals/hash/:sha256": ["read", 404, `/api/signals/hash/${HASH}`],

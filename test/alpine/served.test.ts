@@ -10,7 +10,7 @@ for (const program of ["source", "binary"] satisfies Program[]) {
   }
 }
 
-// Nothing is posted to an alpine without signals of its own, whoever asks.
+// Nothing is posted to an alpine without signals of its own, whoever asks, and nothing streamed.
 testMatrix(
   "binary, apart from its argo",
   async () => {
@@ -18,5 +18,9 @@ testMatrix(
     return { ...alpine, [Symbol.asyncDispose]: end };
   },
   200,
-  { ...ROUTES, "POST /api/signals": ["anybody", 405] },
+  {
+    ...ROUTES,
+    "POST /api/signals": ["anybody", 405],
+    "GET /api/signals/stream": ["read", 404],
+  },
 );

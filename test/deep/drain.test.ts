@@ -21,6 +21,13 @@ const clients: [name: string, begin: (wire: Wire) => void][] = [
     },
   ],
   [
+    "a deaf stream",
+    (wire) => {
+      wire.pause();
+      wire.send("GET /api/signals/stream?since_id=0 HTTP/1.1\r\nHost: x\r\n\r\n");
+    },
+  ],
+  [
     "half a body",
     (wire) =>
       wire.send(

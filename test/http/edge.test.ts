@@ -582,6 +582,7 @@ describe("/openapi.json", () => {
       "premium_only",
       "strategy",
       "symbol",
+      "wait",
     ]);
     const limit = latest?.parameters?.find((p) => p.name === "limit");
     expect(limit?.schema).toMatchObject({ type: "integer", minimum: 1, maximum: 77 });

@@ -1,7 +1,7 @@
 import { OpenAPIHono } from "@hono/zod-openapi";
 import type { Context } from "hono";
 import { mountPolls, readRoutes } from "../../argo/signals/described";
-import type { Poll } from "../../argo/signals/poll";
+import { type Poll, streamPath } from "../../argo/signals/poll";
 import type { Config } from "../../config";
 import { AppError } from "../../errors";
 import type { Admission } from "../../http/admit";
@@ -30,6 +30,12 @@ export function remoteRoutes({ config, signals, admission, polls }: Deps) {
   };
 
   mountPolls(app, routes, polls);
+
+  app.openAPIRegistry.registerPath(routes.stream);
+  app.get(streamPath, admission.readers(), () => {
+    const reason = "Streams are served by argo itself, not by this server. Poll, or ask there.";
+    throw new AppError("not_found", reason);
+  });
 
   app.openapi(routes.list, (c) => json(c, `/api/signals${searchOf(c)}`));
 

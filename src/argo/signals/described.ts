@@ -5,7 +5,7 @@ import type { AppEnv } from "../../http/exchange";
 import { NoQuery } from "../../http/fields";
 import { limitedProblems, problems } from "../../http/openapi";
 import { asking } from "../../http/rights";
-import { latestPath, type Poll, subscribedPath } from "./poll";
+import { latestPath, type Poll, streamPath, subscribedPath } from "./poll";
 import {
   ExportQuery,
   HashParam,
@@ -16,7 +16,9 @@ import {
   SignalList,
   SignalOut,
   Stats,
+  StreamQuery,
   subscribedQuery,
+  waitSeconds,
 } from "./schema";
 
 /**
@@ -31,7 +33,7 @@ export function readRoutes({ pageSizeMax }: Config, read: MiddlewareHandler<AppE
     summary: "The newest signals",
     description:
       "Never stale: a poll that begins after a commit has returned shows it. Poll with If-None-Match.",
-    request: { query: latestQuery(pageSizeMax) },
+    request: { query: latestQuery(pageSizeMax).extend({ wait: waitSeconds.default(0) }) },
     responses: {
       200: {
         description: "Newest first by timestamp, then id",
@@ -53,7 +55,7 @@ export function readRoutes({ pageSizeMax }: Config, read: MiddlewareHandler<AppE
     summary: "What the account's plan shows of the signals",
     description:
       "For accounts alone, by session or key: newest first, page by page. Never stale: a signal is there from the moment at which it falls due for the plan. Poll the first page with If-None-Match. `min_confidence` up to and including 1 is a fraction of one, above it percent.",
-    request: { query: subscribedQuery(pageSizeMax) },
+    request: { query: subscribedQuery(pageSizeMax).extend({ wait: waitSeconds.default(0) }) },
     responses: {
       200: {
         description: "A page; pass next_cursor to get the next",
@@ -65,6 +67,29 @@ export function readRoutes({ pageSizeMax }: Config, read: MiddlewareHandler<AppE
       },
       304: { description: "Nothing has changed" },
       ...limitedProblems,
+    },
+  });
+
+  const stream = createRoute({
+    method: "get",
+    path: streamPath,
+    tags: ["signals"],
+    summary: "Signals as they come, as server-sent events",
+    description:
+      "Ascending by id, without gap or duplicate: what was missed since `Last-Event-ID` or `since_id` first, then what comes. Every event's `id` is where to resume. `signal` holds one signal as lists show it; `head` comes first and every 15 s and holds the highest visible id; `ahead` says that the cursor was above it, and that it goes on from there; `end` says why the stream is closed: draining, plan, replaced, slow, unauthorized or unavailable. 404 from a server that has no signals of its own.",
+    request: {
+      query: StreamQuery,
+      headers: z.object({
+        "Last-Event-ID": z.int().min(0).optional().openapi({ description: "Where to resume." }),
+      }),
+    },
+    responses: {
+      200: {
+        description: "A stream that ends when either side ends it",
+        content: { "text/event-stream": { schema: z.string() } },
+      },
+      ...limitedProblems,
+      ...problems(404),
     },
   });
 
@@ -148,7 +173,7 @@ export function readRoutes({ pageSizeMax }: Config, read: MiddlewareHandler<AppE
     },
   });
 
-  return { latest, subscribed, list, exported, byHash, byId, stats };
+  return { latest, subscribed, stream, list, exported, byHash, byId, stats };
 }
 
 /** Mounts the polls by their paths. */

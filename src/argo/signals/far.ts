@@ -4,6 +4,7 @@ import { Thread } from "../../platform/thread";
 import type { ReceivedSignal, Signal } from "./signal";
 import type { PremiumStep } from "./reader.worker";
 import type { Sight } from "./sight";
+import type { EventFilter } from "./event";
 import type { Seek, SignalReader } from "./store";
 import type { Page, Walk } from "./walk";
 
@@ -19,6 +20,8 @@ const slicesWaitingMax = 10_000;
 
 /** Lines of NDJSON without the last line break, and the ids of their rows. */
 export type ExportSlice = { lines: string; ids: number[]; nextId: number | null };
+/** Events of a stream, one after the other, and the ids of their signals. */
+export type ReplaySlice = { text: string; ids: number[]; nextId: number | null };
 /** Premium signals of a stretch of the file, in the order of their ids; `shown` are the first. */
 export type PremiumRows = { count: number; shown: ReceivedSignal[]; untilId: number };
 
@@ -74,6 +77,16 @@ export class FarReader implements AsyncDisposable {
   /** One stretch of the export. */
   slice(...bounds: Parameters<SignalReader["slice"]>): Promise<ExportSlice> {
     return this.#slices.run(() => this.#thread.call<ExportSlice>("slice", bounds));
+  }
+
+  /** One stretch of what a stream has missed. */
+  replay(bounds: Parameters<SignalReader["slice"]>, filter: EventFilter): Promise<ReplaySlice> {
+    return this.#slices.run(() => this.#thread.call<ReplaySlice>("replay", [bounds, filter]));
+  }
+
+  /** The lowest id of those that are withheld for now; null when none is. */
+  lowestWithheld(until: string, aheadUntil: string): Promise<number | null> {
+    return this.#thread.call("lowestWithheld", [until, aheadUntil]);
   }
 
   /**

@@ -1,4 +1,6 @@
+import { z } from "@hono/zod-openapi";
 import type { Config } from "../../config";
+import { AppError } from "../../errors";
 import type { Admission } from "../../http/admit";
 import { type View, viewHeader, viewText } from "../../http/entitlement";
 import type { Exchange } from "../../http/exchange";
@@ -6,23 +8,27 @@ import { viewOfReader } from "../../http/guard";
 import type { Meters } from "../../http/meter";
 import { acceptsGzip, allowOrigin } from "../../http/policy";
 import type { Metrics } from "../../platform/metrics";
+import { parseQuery } from "../../http/validate";
+import type { Feed } from "./feed";
+import { waitSeconds } from "./schema";
 import type { Variant } from "./variant";
 
 export const latestPath = "/api/signals/latest";
 export const subscribedPath = "/api/signals/subscribed";
+export const streamPath = "/api/signals/stream";
 
 export type Poll = (request: Request, exchange: Exchange) => Response | Promise<Response>;
 
 /** Where the answers come from, which are made by `use` and `fail`. */
 export type AnswerSource = {
-  answer(
+  answer<T>(
     search: string,
     gzip: boolean,
     view: View,
     exchange: Exchange,
-    use: (variant: Variant, exchange: Exchange) => Response,
-    fail: (error: unknown, exchange: Exchange) => Promise<Response>,
-  ): Response | Promise<Response>;
+    use: (variant: Variant, exchange: Exchange) => T,
+    fail: (error: unknown, exchange: Exchange) => Promise<T>,
+  ): Promise<T>;
 };
 
 type Deps = {
@@ -33,6 +39,8 @@ type Deps = {
   metrics: Metrics;
   meters: Meters | null;
   draining: () => boolean;
+  /** Tells polls that wait of changes; null where there is nothing that could. */
+  feed: Feed | null;
   /** Called for whoever is let in. @throws AppError for those whom this is not for. */
   permit?: (exchange: Exchange) => void;
   /** Makes the answer of an error, all but dressed. */
@@ -44,7 +52,7 @@ type Deps = {
  * would cost more than all of them.
  */
 export function createPoll(deps: Deps): Poll {
-  const { path, config, answers, admission, metrics, draining, permit, refuse } = deps;
+  const { path, config, answers, admission, metrics, draining, feed, permit, refuse } = deps;
   const labels = { method: "GET", route: path };
   const ok = metrics.requests.of({ ...labels, status: 200 });
   const notModified = metrics.requests.of({ ...labels, status: 304 });
@@ -65,7 +73,47 @@ export function createPoll(deps: Deps): Poll {
     const at = url.indexOf("?");
     const gzip = config.compression && acceptsGzip(headers.get("accept-encoding"));
     const view = viewOfReader(exchange);
-    return answers.answer(at < 0 ? "" : url.slice(at), gzip, view, exchange, send, fail);
+    const search = at < 0 ? "" : url.slice(at);
+    if (search.includes("wait=")) {
+      return answerLate(search, gzip, view, exchange).catch((error: unknown) => {
+        return fail(error, exchange);
+      });
+    }
+    return answers.answer(search, gzip, view, exchange, send, fail);
+  }
+
+  /** Waits while the answer is the one that the client has. */
+  async function answerLate(
+    search: string,
+    gzip: boolean,
+    view: View,
+    exchange: Exchange,
+  ): Promise<Response> {
+    const { wait, rest } = readWait(search);
+    const { request, server } = exchange;
+    const ifNoneMatch = request.headers.get("if-none-match");
+    const look = () => answers.answer(rest, gzip, view, exchange, asItIs, rejected);
+    if (wait === 0 || ifNoneMatch === null) return send(await look(), exchange);
+    if (!feed) throw apart();
+    server?.timeout(request, wait + idleSeconds);
+    const until = performance.now() + wait * 1000;
+    for (;;) {
+      // Before the look: of what is committed after it, this is told.
+      const watch = feed.watch(view);
+      try {
+        const variant = await look();
+        const leftMs = until - performance.now();
+        const over = leftMs <= 0 || feed.draining || request.signal.aborted;
+        if (over || !variant.matches(ifNoneMatch)) {
+          // What was waited is no work.
+          exchange.startedAt = performance.now();
+          return send(variant, exchange);
+        }
+        await watch.changed(leftMs, request.signal);
+      } finally {
+        watch.stop();
+      }
+    }
   }
 
   function send(variant: Variant, exchange: Exchange): Response {
@@ -93,4 +141,27 @@ export function createPoll(deps: Deps): Poll {
   function fail(error: unknown, exchange: Exchange): Promise<Response> {
     return exchange.dress(refuse(error, exchange.request, exchange), exchange);
   }
+}
+
+/** As the listener has it for all others. */
+const idleSeconds = 10;
+
+const WaitQuery = z.object({ wait: waitSeconds.default(0) });
+
+const apart = (): AppError =>
+  new AppError("bad_request", "The request is not valid: wait.", {
+    errors: [{ field: "wait", detail: "is not served apart from the signals: poll without it" }],
+  });
+
+const asItIs = (variant: Variant): Variant => variant;
+const rejected = (error: unknown): Promise<never> => Promise.reject(error as Error);
+
+/** Takes `wait` out of a query, which is understood without it. @throws AppError 400. */
+function readWait(search: string): { wait: number; rest: string } {
+  const { wait } = parseQuery(WaitQuery, search);
+  const others = search
+    .slice(1)
+    .split("&")
+    .filter((pair) => !pair.startsWith("wait="));
+  return { wait, rest: others.length === 0 ? "" : `?${others.join("&")}` };
 }

@@ -1,5 +1,6 @@
 import { serveThread } from "../../platform/thread";
-import type { ExportSlice, PremiumRows } from "./far";
+import { type EventFilter, passes, signalEvent } from "./event";
+import type { ExportSlice, PremiumRows, ReplaySlice } from "./far";
 import { PREMIUM_CONFIDENCE } from "./layout";
 import type { Sight } from "./sight";
 import { SignalCounts } from "./stats";
@@ -26,6 +27,13 @@ serveThread(({ path }: { path: string }) => {
       const lines = rows.map((row) => JSON.stringify(row)).join("\n");
       return { lines, ids: rows.map(({ id }) => id), nextId };
     },
+    replay: ([bounds, filter]: [Parameters<SignalReader["slice"]>, EventFilter]): ReplaySlice => {
+      const { rows, nextId } = fresh().slice(...bounds);
+      const passed = rows.filter((row) => passes(row, filter));
+      return { text: passed.map(signalEvent).join(""), ids: passed.map(({ id }) => id), nextId };
+    },
+    lowestWithheld: (bounds: Parameters<SignalReader["lowestWithheld"]>) =>
+      fresh().lowestWithheld(...bounds),
     premium: ([sinceId, limit, shownMax]: [number, number, number]): PremiumStep => {
       const { rows, nextId } = fresh().slice(sinceId, Number.MAX_SAFE_INTEGER, limit, null);
       const premium = rows.filter(({ confidence }) => (confidence ?? 0) >= PREMIUM_CONFIDENCE);

@@ -144,6 +144,24 @@ export const HashParam = z.object({
 });
 export const ExportQuery = z.strictObject({ since_id: idText(0).default(0) });
 
+/** How long a poll may wait for a change, seconds. */
+export const waitSeconds = whole(0, 60).openapi({
+  description:
+    "With an If-None-Match that matches: seconds to wait for something that is shown to change.",
+  example: 25,
+});
+
+export const StreamQuery = z.strictObject({
+  since_id: idText(0).optional().openapi({
+    description: "Everything after this id first. The header Last-Event-ID wins.",
+  }),
+  premium_only: word.default(false),
+  ...LatestFilters,
+});
+
+/** Where an interrupted stream goes on. */
+export const LastEventId = idText(0);
+
 export const SignalList = z
   .object({
     signals: z.array(ReceivedSignalOut),

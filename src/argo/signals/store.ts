@@ -2,7 +2,7 @@ import type { Database, Statement } from "bun:sqlite";
 import { AppError, SetupError } from "../../errors";
 import { openDatabase, translate } from "../../platform/sqlite";
 import { indexesFor, inspect, type Layout, strategyOf } from "./layout";
-import { seen, type Sight } from "./sight";
+import { arrivedAt, seen, type Sight } from "./sight";
 import { columns, type ReceivedSignal, type Signal, tidy } from "./signal";
 import {
   type Bindings,
@@ -32,6 +32,9 @@ export type Tally = {
 
 /** What a stretch of a search came to; `belowId` is where to go on. */
 export type Seek = { signal: ReceivedSignal | null; belowId: number | null };
+
+/** Rows that came to be seen; all up to `lastId` were looked at, and `more` are left. */
+export type Followed = { rows: ReceivedSignal[]; lastId: number; more: boolean };
 
 /** How far somebody who sees rows later has seen: those inserted so far, and arrived by `until`. */
 export type Mark = { edition: number; inserts: number; maxId: number; until: string };
@@ -300,6 +303,42 @@ export class SignalReader implements Disposable {
     });
   }
 
+  /**
+   * The rows that are seen of the next `limit` after an id, ascending, up to the first one that is
+   * withheld for now: what comes after it waits for it, so that ids come in order. One that arrived
+   * after `aheadUntil`, by whatever clock, is waited for by none.
+   */
+  follow(sinceId: number, limit: number, sight: Sight, aheadUntil: string): Followed {
+    const layout = this.#mustLayout();
+    const { id } = layout;
+    return guarded(() => {
+      const last = this.#lastOf(layout, sinceId, Number.MAX_SAFE_INTEGER, limit);
+      const untilId = Math.max(sinceId, last ?? this.#head.maxId);
+      const bindings = { sinceId, lastId: untilId, ...bound(sight) };
+      const among = [`${id} > $sinceId`, `${id} <= $lastId`];
+      const held = this.#withheld(layout, among, sight, { ...bindings, aheadUntil });
+      const lastId = held === null ? untilId : held - 1;
+      const sql = `${this.#select(layout, sight, among)} ORDER BY ${id}`;
+      const rows = this.#signals<ReceivedSignal>(sql, { ...bindings, lastId });
+      return { rows, lastId, more: held === null && last !== null };
+    });
+  }
+
+  /**
+   * The lowest id of those that are withheld for now; null when none is. Looks at all of them: for
+   * a thread of its own.
+   */
+  lowestWithheld(until: string, aheadUntil: string): number | null {
+    const layout = this.#mustLayout();
+    if (!layout.books || !layout.tracked) return null;
+    const lowest = (table: string, at: string) =>
+      `SELECT min(+id) AS id FROM ${table} WHERE ${at} > $until AND ${at} <= $aheadUntil`;
+    const sql = `SELECT min(id) AS id FROM (${lowest("argo_received", "received_at")} UNION ALL ${lowest("argo_dated", "arrived_at")})`;
+    return guarded(
+      () => this.#first<{ id: number | null }>(sql, { until, aheadUntil })?.id ?? null,
+    );
+  }
+
   /** Counts the rows that are seen of the next `limit` with `sinceId < id <= untilId`. */
   tally(
     sinceId: number,
@@ -553,6 +592,16 @@ export class SignalReader implements Disposable {
       { sinceId, untilId, offset: limit - 1 },
     );
     return last && last.id < untilId ? last.id : null;
+  }
+
+  /** The first row among these that is not seen yet, and will be. */
+  #withheld(layout: Layout, among: string[], sight: Sight, bindings: Bindings): number | null {
+    if (sight === null || sight.until === null) return null;
+    const at = arrivedAt(layout);
+    const where = [...among, `${at} > $seenUntil`, `${at} <= $aheadUntil`];
+    where.push(...seen(layout, { ...sight, until: null }));
+    const sql = `SELECT ${layout.id} AS id FROM "signals" WHERE ${where.join(" AND ")} ORDER BY ${layout.id} LIMIT 1`;
+    return this.#first<{ id: number }>(sql, bindings)?.id ?? null;
   }
 
   /** The bindings of `fallen`; null when these are not comparable, or too many. */

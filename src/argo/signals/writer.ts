@@ -47,6 +47,8 @@ export class SignalWriter implements AsyncDisposable {
   readonly #inFlight = new Set<string>();
   /** Group commits so far. */
   commits = 0;
+  /** Called after each. */
+  onCommit: (() => void) | null = null;
   #waitingBytes = 0;
   #running: Promise<void> | null = null;
   #stopping = false;
@@ -223,6 +225,7 @@ export class SignalWriter implements AsyncDisposable {
         if (outcome) waiting.settle(outcome);
         else waiting.fail(new AppError("internal", "Internal error"));
       }
+      this.onCommit?.();
       return null;
     } catch (error) {
       for (const waiting of group) waiting.fail(error);

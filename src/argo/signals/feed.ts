@@ -1,0 +1,334 @@
+import { AppError } from "../../errors";
+import type { View } from "../../http/entitlement";
+import { type EndReason, signalEvent } from "./event";
+import type { FarReader } from "./far";
+import type { ReceivedSignal } from "./signal";
+import type { Sight } from "./sight";
+import type { SignalReader } from "./store";
+import type { Horizon, Views } from "./views";
+
+/** A piece of a stream: `cursor` is where to resume once it was read. */
+export type Piece = { bytes: Uint8Array; ids: readonly number[]; cursor: number };
+/** A signal as a piece, which all who see it share. */
+export type Frame = Piece & { signal: ReceivedSignal };
+
+/** Somebody who is told of all that comes to be seen. */
+export type Follower = {
+  /** Ascending by id. */
+  take(frames: readonly Frame[]): void;
+  /** Rows were deleted: nothing is above this id any more. */
+  rewind(headId: number): void;
+  end(reason: EndReason): void;
+};
+
+/** Waits for a view to change. */
+export type Watch = {
+  /** Resolves at a change since the call of `watch`, at the end of the time or of the request. */
+  changed(withinMs: number, signal: AbortSignal): Promise<void>;
+  stop(): void;
+};
+
+/** Rows that one look reads for one view, on the server's thread. */
+const rowsPerLook = 200;
+/** How often the file is looked at while others commit, for so long after a commit, and else. */
+const quickMs = 1;
+const quickForMs = 2_000;
+const idleMs = 5;
+/** For so long a file that cannot be read is taken for one that soon can. */
+const faultMs = 5_000;
+/** A row is waited for that arrived so far ahead of the clock: of a clock that was set back. */
+const aheadMs = 300_000;
+const watchersMax = 5_000;
+const none: readonly number[] = Object.freeze([]);
+
+const encoder = new TextEncoder();
+const bytesOf = (text: string): Uint8Array => encoder.encode(text);
+
+/** An event that holds no signal. */
+export const notice = (text: string, cursor: number): Piece => ({
+  bytes: bytesOf(text),
+  ids: none,
+  cursor,
+});
+
+/**
+ * What comes to be seen, told once to all who follow the same view. Our own commits wake it; those
+ * of others are found by looks at SQLite's data version, which take a microsecond or two, as long
+ * as anybody follows.
+ */
+export class Feed {
+  looks = 0;
+  watchers = 0;
+  draining = false;
+  readonly #channels = new Map<View, Channel>();
+  #timer: Timer | null = null;
+  #woken = false;
+  #epoch = -1;
+  #quickUntilMs = 0;
+  #faultyUntilMs: number | null = null;
+
+  constructor(
+    private readonly reader: SignalReader,
+    private readonly far: FarReader,
+    private readonly views: Views,
+    private readonly now: () => number,
+  ) {}
+
+  get followers(): number {
+    return this.#all().reduce((sum, channel) => sum + channel.members.size, 0);
+  }
+
+  /** Our own writer has committed. */
+  wake(): void {
+    if (this.#woken || this.#channels.size === 0) return;
+    this.#woken = true;
+    setImmediate(this.#wakened);
+  }
+
+  /**
+   * What this view sees, followed for the member until it `leave`s; as of this call or newer. Told
+   * are those who `join`. @throws AppError 503.
+   */
+  async follow(view: View, member: Follower): Promise<Channel> {
+    this.#mustGoOn();
+    const channel = this.#channel(view);
+    channel.members.add(member);
+    try {
+      await channel.open();
+      // Also what was committed while it was opened, however much: a cursor may name it.
+      do {
+        this.#mustGoOn();
+        this.reader.look();
+        channel.look();
+        if (channel.more) await new Promise((resolve) => setImmediate(resolve));
+      } while (channel.more);
+      return channel;
+    } catch (error) {
+      this.leave(channel, member);
+      throw error;
+    }
+  }
+
+  leave(channel: Channel, member: Follower): void {
+    channel.members.delete(member);
+    channel.joined.delete(member);
+    this.#tidy(channel);
+  }
+
+  /** Begins to watch what a view sees, from what the file holds now. @throws AppError 503. */
+  watch(view: View): Watch {
+    if (this.watchers >= watchersMax) {
+      const reason = "Too many polls are waiting. Ask without wait, or try again.";
+      throw new AppError("unavailable", reason, { retryAfterSeconds: 5 });
+    }
+    this.reader.look();
+    const channel = this.#channel(view);
+    // Told of what changed until now, so that it is no news to this one.
+    channel.look();
+    const { promise, resolve: tell } = Promise.withResolvers<void>();
+    channel.watches.add(tell);
+    this.watchers += 1;
+    let stopped = false;
+    return {
+      changed: async (withinMs, signal) => {
+        if (this.draining || signal.aborted) return;
+        const timer = setTimeout(tell, withinMs);
+        const gone = () => tell();
+        signal.addEventListener("abort", gone, { once: true });
+        try {
+          await promise;
+        } finally {
+          clearTimeout(timer);
+          signal.removeEventListener("abort", gone);
+        }
+      },
+      stop: () => {
+        if (stopped) return;
+        stopped = true;
+        this.watchers -= 1;
+        channel.watches.delete(tell);
+        this.#tidy(channel);
+      },
+    };
+  }
+
+  /** Ends all streams, with their cursors, and answers all polls that wait. */
+  drain(): void {
+    this.draining = true;
+    if (this.#timer) clearTimeout(this.#timer);
+    this.#timer = null;
+    for (const channel of this.#all()) channel.tell();
+    this.#endAll("draining");
+  }
+
+  readonly #tick = (): void => {
+    this.#timer = null;
+    this.#look();
+    this.#schedule();
+  };
+
+  readonly #wakened = (): void => {
+    this.#woken = false;
+    this.#look();
+  };
+
+  #look(): void {
+    if (this.draining || this.#channels.size === 0) return;
+    this.looks += 1;
+    const nowMs = performance.now();
+    try {
+      this.reader.look();
+      let more = false;
+      for (const channel of this.#all()) {
+        channel.look();
+        more ||= channel.more;
+      }
+      this.#faultyUntilMs = null;
+      const { epoch } = this.reader;
+      if (epoch !== this.#epoch) this.#quickUntilMs = nowMs + quickForMs;
+      this.#epoch = epoch;
+      // In pieces, so that polls come in between.
+      if (more) this.wake();
+    } catch {
+      // Told by every poll and by the health check. Streams must not stay mute.
+      this.#faultyUntilMs ??= nowMs + faultMs;
+      if (nowMs >= this.#faultyUntilMs) this.#endAll("unavailable");
+    }
+  }
+
+  #schedule(): void {
+    if (this.#timer !== null || this.draining || this.#channels.size === 0) return;
+    const everyMs = performance.now() < this.#quickUntilMs ? quickMs : idleMs;
+    this.#timer = setTimeout(this.#tick, everyMs);
+  }
+
+  #channel(view: View): Channel {
+    const held = this.#channels.get(view);
+    if (held) return held;
+    const { reader, far, now } = this;
+    const made = new Channel(view, this.views.horizon(view), reader, far, now);
+    this.#channels.set(view, made);
+    this.#schedule();
+    return made;
+  }
+
+  #tidy(channel: Channel): void {
+    if (channel.members.size > 0 || channel.watches.size > 0) return;
+    if (this.#channels.get(channel.view) === channel) this.#channels.delete(channel.view);
+  }
+
+  #endAll(reason: EndReason): void {
+    for (const { members } of this.#all()) for (const member of members) member.end(reason);
+  }
+
+  #all(): Channel[] {
+    return [...this.#channels.values()];
+  }
+
+  #mustGoOn(): void {
+    if (this.draining) throw new AppError("unavailable", "The server is stopping.");
+  }
+}
+
+/** One view that somebody follows or watches. */
+export class Channel {
+  /** Of streams, also those that are not told yet. */
+  readonly members = new Set<Follower>();
+  readonly joined = new Set<Follower>();
+  readonly watches = new Set<() => void>();
+  /** The highest id that is seen, of those that were told. */
+  headId = 0;
+  /** All up to this id were told, or are not for this view. */
+  position = 0;
+  /** True while more is there than was told. */
+  more = false;
+  #version = -1;
+  #opening: Promise<void> | null = null;
+  #opened = false;
+
+  constructor(
+    readonly view: View,
+    private readonly horizon: Horizon,
+    private readonly reader: SignalReader,
+    private readonly far: FarReader,
+    private readonly now: () => number,
+  ) {}
+
+  get sight(): Sight {
+    return this.horizon.sight;
+  }
+
+  /** Finds where the sequence stands. @throws AppError 503. */
+  open(): Promise<void> {
+    this.#opening ??= this.#open().catch((error: unknown) => {
+      this.#opening = null;
+      throw error;
+    });
+    return this.#opening;
+  }
+
+  /** To be called after the file was looked at. */
+  look(): void {
+    const { horizon } = this;
+    horizon.look();
+    const { version } = horizon;
+    const moved = version !== this.#version;
+    if (!moved && !this.more) return;
+    if (moved) this.tell();
+    if (this.#opened) this.#pull();
+    // Last: what failed above is tried again.
+    this.#version = version;
+  }
+
+  /** Tells those who watch. */
+  tell(): void {
+    for (const tell of this.watches) tell();
+    this.watches.clear();
+  }
+
+  async #open(): Promise<void> {
+    const { horizon, now } = this;
+    this.reader.look();
+    horizon.look();
+    const { sight } = horizon;
+    const { headId } = await horizon.bounds();
+    const lowest =
+      sight === null || sight.until === null
+        ? null
+        : await this.far.lowestWithheld(sight.until, aheadOf(now()));
+    // Of a clock that was set back something may be seen above what is withheld: it waits for it.
+    this.position = lowest === null ? headId : Math.min(headId, lowest - 1);
+    this.headId = this.position;
+    this.#opened = true;
+    this.#version = -1;
+  }
+
+  #pull(): void {
+    const { horizon, reader, joined, now } = this;
+    const { maxId } = reader.head;
+    if (maxId < this.position) this.#rewind(maxId);
+    const { sight } = horizon;
+    const followed = reader.follow(this.position, rowsPerLook, sight, aheadOf(now()));
+    const { rows, lastId, more } = followed;
+    this.position = lastId;
+    this.more = more;
+    this.headId = rows.at(-1)?.id ?? this.headId;
+    if (rows.length === 0 || joined.size === 0) return;
+    const frames = rows.map((signal): Frame => {
+      const { id } = signal;
+      return { signal, bytes: bytesOf(signalEvent(signal)), ids: [id], cursor: id };
+    });
+    // Who is too slow leaves while they are told.
+    for (const follower of joined) follower.take(frames);
+  }
+
+  /** Newest rows were deleted, or the table was made anew. What is there is not told again. */
+  #rewind(maxId: number): void {
+    this.position = maxId;
+    if (this.headId <= maxId) return;
+    this.headId = maxId;
+    for (const follower of this.joined) follower.rewind(maxId);
+  }
+}
+
+const aheadOf = (nowMs: number): string => new Date(nowMs + aheadMs).toISOString();
