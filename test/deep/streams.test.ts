@@ -121,7 +121,7 @@ test(`${CUTS} random cuts, with restarts and kills: neither gap nor duplicate`, 
   expect(told.lives).toBeGreaterThan(3);
 }, 600_000);
 
-test("1,600 streams leave no memory behind", async () => {
+test("18,000 streams leave no memory behind", async () => {
   await using server = await startServer({
     env: { ARGO_READ_TOKEN: READ_TOKEN, RATE_LIMIT_PER_MINUTE: "1000000000" },
   });
@@ -148,10 +148,10 @@ test("1,600 streams leave no memory behind", async () => {
     return residentMiB();
   };
   const sizes: number[] = [];
-  for (let i = 0; i < 8; i += 1) sizes.push(await round());
-  console.log(
-    `resident after rounds of 200 streams: ${sizes.map((s) => s.toFixed(0)).join(" ")} MiB`,
-  );
-  const [, early = 0] = sizes;
-  expect((sizes.at(-1) ?? 0) - early).toBeLessThan(30);
+  for (let i = 0; i < 90; i += 1) sizes.push(await round());
+  const [first = 0] = sizes;
+  const most = Math.max(...sizes);
+  console.log(`resident ${first.toFixed(0)} MiB after 200 streams, at most ${most.toFixed(0)}`);
+  // Garbage comes to some 40 MiB before it is collected; 12 KiB kept of each would be 200.
+  expect(most - first).toBeLessThan(80);
 }, 120_000);
