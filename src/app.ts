@@ -117,7 +117,10 @@ export function createApp(deps: Deps) {
       if (path === undefined) return "none";
       if (readMethods.has(request.method) && polls.has(path)) return path;
       const method = request.method === "HEAD" ? "GET" : request.method;
-      return handlersOf(method, path).at(-1)?.[0][1].path ?? "none";
+      const handlers = handlersOf(method, path);
+      // A word may stand where another route has an id.
+      const own = handlers.find(([[, route]]) => route.path === path) ?? handlers.at(-1);
+      return own?.[0][1].path ?? "none";
     },
   });
 

@@ -80,8 +80,8 @@ export class Argo implements AsyncDisposable {
     });
     this.views = new Views(reader, this.far, options.now);
     this.stats = new SignalStats(this.views, this.far);
-    this.feed = new Feed(reader, this.far, this.views, options.now);
-    writer.onCommit = () => this.feed.wake();
+    this.feed = new Feed(config.signalsDb, reader, this.far, this.views, options.now);
+    writer.onCommit = this.feed.wake;
     // Without our own tables cursors live as long as this process.
     const transient = crypto.getRandomValues(new Uint8Array(32));
     let secret: Uint8Array | null = null;

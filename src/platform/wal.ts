@@ -1,4 +1,4 @@
-import { closeSync, existsSync, fstatSync, openSync, readSync, realpathSync } from "node:fs";
+import { closeSync, existsSync, fstatSync, openSync, readSync, realpathSync, watch } from "node:fs";
 import { SetupError } from "../errors";
 
 /** Looks at a log that others keep beginning anew, before it is taken for sound. */
@@ -135,4 +135,19 @@ function read(fd: number, at: number, bytes: number): DataView {
   const view = new DataView(new ArrayBuffer(bytes));
   readSync(fd, view, 0, bytes, at);
   return view;
+}
+
+/**
+ * Calls back when anybody has written into the log of a database: soon, mostly after the commit can
+ * be seen, and not at all where the system tells nothing of it. Opens no file.
+ * @returns what ends it.
+ */
+export function watchLog(path: string, onWrite: () => void): () => void {
+  try {
+    const watcher = watch(`${path}-wal`, onWrite);
+    watcher.on("error", () => undefined);
+    return () => watcher.close();
+  } catch {
+    return () => undefined;
+  }
 }

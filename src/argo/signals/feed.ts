@@ -1,5 +1,6 @@
 import { AppError } from "../../errors";
 import type { View } from "../../http/entitlement";
+import { watchLog } from "../../platform/wal";
 import { type EndReason, signalEvent } from "./event";
 import type { FarReader } from "./far";
 import type { ReceivedSignal } from "./signal";
@@ -30,10 +31,13 @@ export type Watch = {
 
 /** Rows that one look reads for one view, on the server's thread. */
 const rowsPerLook = 200;
-/** How often the file is looked at while others commit, for so long after a commit, and else. */
+/**
+ * How often the file is looked at for so long after a commit, and else: where nothing tells of
+ * writes, and for commits that became visible only after it did.
+ */
 const quickMs = 1;
 const quickForMs = 2_000;
-const idleMs = 5;
+const idleMs = 10;
 /** For so long a file that cannot be read is taken for one that soon can. */
 const faultMs = 5_000;
 /** A row is waited for that arrived so far ahead of the clock: of a clock that was set back. */
@@ -52,9 +56,9 @@ export const notice = (text: string, cursor: number): Piece => ({
 });
 
 /**
- * What comes to be seen, told once to all who follow the same view. Our own commits wake it; those
- * of others are found by looks at SQLite's data version, which take a microsecond or two, as long
- * as anybody follows.
+ * What comes to be seen, told once to all who follow the same view. As long as anybody follows,
+ * our own commits wake it, and what others write into the log; and it looks by itself at SQLite's
+ * data version, which takes a microsecond or two.
  */
 export class Feed {
   looks = 0;
@@ -62,12 +66,14 @@ export class Feed {
   draining = false;
   readonly #channels = new Map<View, Channel>();
   #timer: Timer | null = null;
+  #unwatch: (() => void) | null = null;
   #woken = false;
   #epoch = -1;
   #quickUntilMs = 0;
   #faultyUntilMs: number | null = null;
 
   constructor(
+    private readonly path: string,
     private readonly reader: SignalReader,
     private readonly far: FarReader,
     private readonly views: Views,
@@ -78,12 +84,12 @@ export class Feed {
     return this.#all().reduce((sum, channel) => sum + channel.members.size, 0);
   }
 
-  /** Our own writer has committed. */
-  wake(): void {
+  /** Somebody may have committed. */
+  readonly wake = (): void => {
     if (this.#woken || this.#channels.size === 0) return;
     this.#woken = true;
     setImmediate(this.#wakened);
-  }
+  };
 
   /**
    * What this view sees, followed for the member until it `leave`s; as of this call or newer. Told
@@ -155,8 +161,7 @@ export class Feed {
   /** Ends all streams, with their cursors, and answers all polls that wait. */
   drain(): void {
     this.draining = true;
-    if (this.#timer) clearTimeout(this.#timer);
-    this.#timer = null;
+    this.#rest();
     for (const channel of this.#all()) channel.tell();
     this.#endAll("draining");
   }
@@ -185,7 +190,7 @@ export class Feed {
       }
       this.#faultyUntilMs = null;
       const { epoch } = this.reader;
-      if (epoch !== this.#epoch) this.#quickUntilMs = nowMs + quickForMs;
+      if (epoch !== this.#epoch && this.#epoch >= 0) this.#quickUntilMs = nowMs + quickForMs;
       this.#epoch = epoch;
       // In pieces, so that polls come in between.
       if (more) this.wake();
@@ -208,6 +213,7 @@ export class Feed {
     const { reader, far, now } = this;
     const made = new Channel(view, this.views.horizon(view), reader, far, now);
     this.#channels.set(view, made);
+    if (!this.draining) this.#unwatch ??= watchLog(this.path, this.wake);
     this.#schedule();
     return made;
   }
@@ -215,6 +221,15 @@ export class Feed {
   #tidy(channel: Channel): void {
     if (channel.members.size > 0 || channel.watches.size > 0) return;
     if (this.#channels.get(channel.view) === channel) this.#channels.delete(channel.view);
+    if (this.#channels.size === 0) this.#rest();
+  }
+
+  /** Nobody follows. */
+  #rest(): void {
+    if (this.#timer) clearTimeout(this.#timer);
+    this.#timer = null;
+    this.#unwatch?.();
+    this.#unwatch = null;
   }
 
   #endAll(reason: EndReason): void {
