@@ -21,6 +21,12 @@ const ROUTES: Record<string, Route> = {
   "GET /api/signals/subscribed": { right: "plan", path: "/api/signals/subscribed" },
   "GET /api/signals": { right: "read", path: "/api/signals" },
   "GET /api/signals/export": { right: "read", path: "/api/signals/export?since_id=3480" },
+  // A stream would not end.
+  "GET /api/signals/stream": {
+    right: "read",
+    path: "/api/signals/stream?since_id=x",
+    status: 400,
+  },
   "GET /api/signals/hash/:sha256": {
     right: "read",
     path: `/api/signals/hash/${HASH}`,
