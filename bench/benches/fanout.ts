@@ -1,20 +1,10 @@
 import { Database } from "bun:sqlite";
 import type { Client } from "pg";
-import {
-  connectAccounts,
-  logIn,
-  makeKey,
-  signUp,
-  startAccounts,
-  startBackend,
-} from "../lib/accounts";
+import { connectAccounts } from "../lib/accounts";
 import type { Bench, Context } from "../lib/context";
-import { discard, workingCopy } from "../lib/dataset";
-import { fixedRateRound } from "../lib/generator";
-import { latestPath, portOf } from "../lib/product";
+import { pollsPerSecond, startPolled } from "../lib/polled";
 import { emptyResult, type Result } from "../lib/result";
 import { interleave } from "../lib/rounds";
-import { Servers } from "../lib/servers";
 import { fixed, spread } from "../lib/stats";
 import { movedUs, p99MovedText, pushLatencies, spreadUs } from "../lib/tails";
 
@@ -24,7 +14,6 @@ export const fanout: Bench = {
   run,
 };
 
-const pollsPerSecond = 2_000;
 const allowanceUs = 1_000;
 const secondsMax = 30;
 const lookMs = 250;
@@ -43,29 +32,11 @@ async function underFanOut(context: Context, result: Result, embedded: boolean):
   const accounts = context.quick ? 10_000 : 100_000;
   context.say(`  ${title}`);
   await using stack = new AsyncDisposableStack();
-  const backend = embedded ? null : stack.use(await startBackend());
-  const servers = stack.use(new Servers());
-  const instance = embedded ? "fanout-embedded" : "fanout";
-  const db = workingCopy(1_000_000, instance);
-  servers.afterwards(() => discard(db));
-  const server = servers.add(await startAccounts({ db, instance, backend }));
-  const headers = await makeKey(server, await logIn(server, await signUp(server)));
-  const client = await connectAccounts(backend?.databaseUrl ?? null, instance);
+  const { databaseUrl, instance, db, poll } = await startPolled(stack, "fanout", embedded);
+  const client = await connectAccounts(databaseUrl, instance);
   stack.defer(() => client.end());
   await fill(client, accounts);
   using engine = new Database(db, { readwrite: true });
-  const poll = (seconds: number) =>
-    fixedRateRound(
-      {
-        port: portOf(server),
-        path: latestPath,
-        headers,
-        requestsPerSecond: pollsPerSecond,
-        seconds,
-        connections: 64,
-      },
-      server.pid,
-    );
   const told: Told[] = [];
   const samples = await interleave(context, [
     { name: "quiet", round: poll },

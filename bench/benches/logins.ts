@@ -1,21 +1,11 @@
-import {
-  connectAccounts,
-  logIn,
-  makeKey,
-  type Person,
-  signUp,
-  startAccounts,
-  startBackend,
-} from "../lib/accounts";
+import { connectAccounts, type Person, signUp } from "../lib/accounts";
 import type { Bench, Context } from "../lib/context";
-import { discard, workingCopy } from "../lib/dataset";
-import { fixedRateRound, runGenerator } from "../lib/generator";
+import { runGenerator } from "../lib/generator";
 import type { LoginOptions, LoginReport } from "../lib/login-client";
-import { latestPath, portOf } from "../lib/product";
+import { pollsPerSecond, startPolled } from "../lib/polled";
 import { emptyResult, type Result } from "../lib/result";
 import { movedUs, p99MovedText, pushLatencies, spreadUs } from "../lib/tails";
 import { interleave } from "../lib/rounds";
-import { Servers } from "../lib/servers";
 import { fixed, spread } from "../lib/stats";
 
 export const logins: Bench = {
@@ -24,7 +14,6 @@ export const logins: Bench = {
   run,
 };
 
-const pollsPerSecond = 2_000;
 const loginsPerSecond = 50;
 const allowanceUs = 1_000;
 /** Enough that none comes near the limit of attempts of one account. */
@@ -46,28 +35,10 @@ async function underLogins(context: Context, result: Result, embedded: boolean):
   const title = embedded ? "embedded Postgres" : "Postgres and Redis";
   context.say(`  ${title}`);
   await using stack = new AsyncDisposableStack();
-  const backend = embedded ? null : stack.use(await startBackend());
-  const servers = stack.use(new Servers());
-  const instance = embedded ? "logins-embedded" : "logins";
-  const db = workingCopy(1_000_000, instance);
-  servers.afterwards(() => discard(db));
-  const server = servers.add(await startAccounts({ db, instance, backend }));
+  const { databaseUrl, instance, server, poll } = await startPolled(stack, "logins", embedded);
   const people: Person[] = [];
   while (people.length < peopleCount) people.push(await signUp(server));
-  const headers = await makeKey(server, await logIn(server, await signUp(server)));
-  const poll = (seconds: number) =>
-    fixedRateRound(
-      {
-        port: portOf(server),
-        path: latestPath,
-        headers,
-        requestsPerSecond: pollsPerSecond,
-        seconds,
-        connections: 64,
-      },
-      server.pid,
-    );
-  const heavy = await openHeavy(backend?.databaseUrl ?? null, instance);
+  const heavy = await openHeavy(databaseUrl, instance);
   stack.defer(() => heavy.client.end());
   const answered = new Map<string, number>();
   const samples = await interleave(context, [

@@ -21,7 +21,7 @@ export type Exchange = {
   streamed: boolean;
   /** Who asked; set once it is known. */
   principal: Principal | undefined;
-  /** The view that an operator's token reads with on behalf of somebody; set with the principal. */
+  /** The view with which another server reads on behalf of somebody; set with the principal. */
   view: View | undefined;
   /** What the limiter said, for the headers; set on limited routes. */
   verdict: Verdict | undefined;

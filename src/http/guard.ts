@@ -44,11 +44,11 @@ export type Credentials = {
   mustBeFresh(): void;
 };
 
-/** What a reader sees: the account's view, or the one that an operator's token was sent with. */
+/** What a reader sees: the account's view, or the one that another server reads for. */
 export const viewOfReader = ({ principal, view }: Pick<Exchange, "principal" | "view">): View =>
   principal?.account?.entitlement.view ?? view ?? fullView;
 
-/** Lets accounts pass, and an operator's token that reads for one. @throws AppError 401 or 403. */
+/** Lets accounts pass, and another server that reads for one. @throws AppError 401 or 403. */
 export function mustHavePlan({ principal, view }: Pick<Exchange, "principal" | "view">): void {
   if (principal?.account || view) return;
   if (principal) throw new AppError("forbidden", "This is for accounts: a token has no plan.");

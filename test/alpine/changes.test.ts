@@ -34,6 +34,25 @@ describe("what was revoked", () => {
     expect(row).toMatchObject({ id: sessionId, fromGeneration: null });
   });
 
+  test("and whatever is changed is heard once by whoever changed it, once more by nobody", async () => {
+    await using at = await openAccounts({ backend: "postgres+redis" });
+    await using other = await openAccounts({ beside: at, now: at.clock.ms });
+    const heard = { here: 0, there: 0 };
+    for (const [name, { app }] of [
+      ["here", at],
+      ["there", other],
+    ] as const) {
+      app.deps.alpine?.changes.listen((change) => {
+        if (change.kind === "key") heard[name] += 1;
+      });
+    }
+    await keyOf(at, await at.member());
+    await until(() => heard.there > 0, "the other one hears of it");
+    // Its own message has come by, and its own row was looked at.
+    await Bun.sleep(1_200);
+    expect(heard.here).toBe(1);
+  });
+
   test("through Redis is felt where the database cannot be reached any more", async () => {
     await using server = await ownPostgres();
     await using at = await openAccounts({
