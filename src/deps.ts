@@ -65,13 +65,19 @@ export async function openDeps(config: Config, overrides: Overrides = {}): Promi
   const beforeWriting = overrides.beforeWriting ?? (() => undefined);
   // Accounts write at once, the signal file only where something is missing.
   if (config.role !== "argo") beforeWriting();
+  const redis = config.redisUrl === null ? null : await openRedis(config.redisUrl, log);
+  const closeRedis = () => redis?.[Symbol.asyncDispose]();
   // Then what another process owns, before anything is written.
   const accounts = await openAccounts({
     config,
     log,
     metrics,
     now,
+    redis,
     showLinks: overrides.showLinks ?? false,
+  }).catch(async (error: unknown) => {
+    await closeRedis();
+    throw error;
   });
   const synchronous = overrides.synchronous ?? "FULL";
   const signals = await openSignals({
@@ -83,10 +89,11 @@ export async function openDeps(config: Config, overrides: Overrides = {}): Promi
     synchronous,
   }).catch(async (error: unknown) => {
     await accounts[Symbol.asyncDispose]();
+    await closeRedis();
     throw error;
   });
   const { argo, remote } = signals;
-  const { alpine, redis } = accounts;
+  const { alpine } = accounts;
   const shared = redis && (await shareLimit(limiter, redis));
   watchAll(metrics, { argo, remote: remote?.signals ?? null, alpine, redis, limiter, shared });
   const common = { config, log, now, argo, remote };
@@ -110,6 +117,7 @@ export async function openDeps(config: Config, overrides: Overrides = {}): Promi
       remote?.signals[Symbol.dispose]();
       await shared?.[Symbol.asyncDispose]();
       await accounts[Symbol.asyncDispose]();
+      await closeRedis();
     },
   };
 }
@@ -167,13 +175,13 @@ async function openSignals(options: ArgoOptions): Promise<Pick<Deps, "argo" | "r
   return { argo: null, remote: { signals, routes: remoteRoutes } };
 }
 
-type Accounts = AsyncDisposable & Pick<Deps, "alpine" | "mountAlpine" | "redis">;
+type Accounts = AsyncDisposable & Pick<Deps, "alpine" | "mountAlpine">;
 
 /** The role `argo` loads and starts nothing of it. */
-async function openAccounts(options: Omit<AlpineOptions, "redis" | "cache">): Promise<Accounts> {
-  const { config, log, metrics, now } = options;
+async function openAccounts(options: Omit<AlpineOptions, "cache">): Promise<Accounts> {
+  const { config, metrics, now, redis } = options;
   if (config.role === "argo") {
-    const nothing = { alpine: null, mountAlpine: null, redis: null };
+    const nothing = { alpine: null, mountAlpine: null };
     return { ...nothing, [Symbol.asyncDispose]: () => Promise.resolve() };
   }
   const [{ Alpine }, { mountAlpine }, { Cache }] = await Promise.all([
@@ -181,25 +189,19 @@ async function openAccounts(options: Omit<AlpineOptions, "redis" | "cache">): Pr
     import("./alpine/routes"),
     import("./platform/cache"),
   ]);
-  const redis = config.redisUrl === null ? null : await openRedis(config.redisUrl, log);
   const cache = new Cache({ enabled: config.cache, redis, metrics, now });
-  const dispose = async () => {
-    await cache[Symbol.asyncDispose]();
-    await redis?.[Symbol.asyncDispose]();
-  };
   try {
-    const alpine = Alpine.open({ ...options, redis, cache });
+    const alpine = Alpine.open({ ...options, cache });
     return {
       alpine,
       mountAlpine,
-      redis,
       [Symbol.asyncDispose]: async () => {
         await alpine[Symbol.asyncDispose]();
-        await dispose();
+        await cache[Symbol.asyncDispose]();
       },
     };
   } catch (error) {
-    await dispose();
+    await cache[Symbol.asyncDispose]();
     throw error;
   }
 }

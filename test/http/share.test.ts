@@ -4,6 +4,7 @@ import { SlidingWindow } from "../../src/http/limit.ts";
 import { SharedLimit } from "../../src/http/share.ts";
 import { createLog } from "../../src/platform/log.ts";
 import { Redis } from "../../src/platform/redis.ts";
+import { openApp } from "../harness/app.ts";
 import { until } from "../harness/process.ts";
 import { tcpProxy } from "../harness/proxy.ts";
 import { redis as startRedis, type TestRedis } from "../harness/servers.ts";
@@ -187,6 +188,22 @@ describe("a limit that several processes share", () => {
     expect(a.limiter.asked).toBeGreaterThan(5_000);
     expect(a.shared.exchanges - before).toBeLessThanOrEqual(6);
   });
+});
+
+test("servers of signals alone share their limit through Redis, and say how it is", async () => {
+  await server.flush();
+  const env = { REDIS_URL: server.url, RATE_LIMIT_PER_MINUTE: "20", SIGNALS_ACCESS: "open" };
+  await using a = await openApp({ env });
+  await using b = await openApp({ env });
+  await until(() => a.deps.redis?.up === true && b.deps.redis?.up === true, "redis");
+  const poll = async (app: typeof a): Promise<number> =>
+    (await app.get("/api/signals/latest")).status;
+  for (let i = 0; i < 20; i += 1) expect(await poll(a)).toBe(200);
+  await until(async () => (await direct.dbsize()) > 0, "the exchange");
+  expect(await poll(b)).toBe(200);
+  await until(async () => (await poll(b)) === 429, "the limit at the other one");
+  const { checks } = await a.json<{ checks: object }>("/health");
+  expect(checks).toMatchObject({ redis: "healthy", database: "disabled" });
 });
 
 describe("four processes", () => {
