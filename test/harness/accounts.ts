@@ -85,7 +85,8 @@ async function prepare(url: string): Promise<void> {
   }
 }
 
-const template = { key: "accounts", prepare };
+/** The tables of accounts, without limits. */
+export const accountsTemplate = { key: "accounts", prepare };
 let emails = 0;
 
 /** Opens it; the servers, the file and the connections go with its scope. */
@@ -96,7 +97,7 @@ export async function openAccounts(options: AccountsOptions = {}): Promise<Accou
   const { servers = {} } = options;
   const database =
     own && backend !== "embedded"
-      ? await (servers.postgres ?? (await postgres())).createDatabase(template)
+      ? await (servers.postgres ?? (await postgres())).createDatabase(accountsTemplate)
       : null;
   const cache = own && backend === "postgres+redis" ? (servers.redis ?? (await redis())) : null;
   const databaseUrl = (database ?? beside?.database)?.url;
@@ -144,11 +145,15 @@ export async function openAccounts(options: AccountsOptions = {}): Promise<Accou
   };
 }
 
+const noDatabase = (): never => {
+  throw new Error("the rows themselves are not at hand");
+};
+
 /** The same requests, whichever way they go. */
-function clientOf(
+export function clientOf(
   send: (request: Request) => Promise<Response>,
-  db: () => Database,
-  forgive: () => Promise<void>,
+  db: () => Database = noDatabase,
+  forgive: () => Promise<void> = () => Promise.resolve(),
 ): AccountsClient {
   const call: AccountsClient["call"] = (method, path, body, token) =>
     send(
@@ -238,7 +243,9 @@ export async function serveAccounts(
   await using cleanup = new AsyncDisposableStack();
   const dir = cleanup.use(tempDir());
   const embedded = backend === "embedded";
-  const database = embedded ? null : cleanup.use(await (await postgres()).createDatabase(template));
+  const database = embedded
+    ? null
+    : cleanup.use(await (await postgres()).createDatabase(accountsTemplate));
   const cache = backend === "postgres+redis" ? cleanup.use(await redis()) : null;
   const server = cleanup.use(
     await startServer({
@@ -268,11 +275,7 @@ export async function serveAccounts(
   };
   const whole = cleanup.move();
   return {
-    ...clientOf(
-      send,
-      () => direct.db,
-      () => Promise.resolve(),
-    ),
+    ...clientOf(send, () => direct.db),
     server,
     [Symbol.asyncDispose]: () => whole.disposeAsync(),
   };
