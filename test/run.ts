@@ -1,6 +1,7 @@
 /**
- * What `bun run test` runs: every test but those of test/deep (`--deep` takes them along) beside
- * one Postgres for all of them, then one last line with the counts of the runner's own report.
+ * What `bun run test` runs: every test but those of test/deep, two files at a time (with `--deep` all
+ * of them, one at a time) beside one Postgres for all, then one last line with the counts of the
+ * runner's own report.
  * Other arguments go to `bun test`: files to run, `-t NAME`.
  */
 import { chmodSync } from "node:fs";
@@ -46,7 +47,11 @@ async function main(args: string[]): Promise<number> {
   if (!built) return 1;
   const command = [process.execPath, "test", "--no-orphans", `--timeout=${TEST_MS_MAX}`];
   command.push("--reporter=junit", `--reporter-outfile=${report}`);
-  if (!deep) command.push("--path-ignore-patterns=test/deep/**");
+  if (!deep) {
+    command.push("--path-ignore-patterns=test/deep/**");
+    // Files wait for processes and clocks more than they work. What deep ones measure stands alone.
+    command.push("--parallel=2", "--no-isolate");
+  }
   const runner = Bun.spawn([...command, ...rest], {
     env: { ...process.env, TMPDIR: dir.path, ...(server === null ? {} : sharing(server)) },
     stdio: ["inherit", "inherit", "inherit"],

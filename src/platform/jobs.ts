@@ -142,6 +142,8 @@ export class Jobs implements AsyncDisposable {
           retentionSeconds: 30 * daySeconds,
         });
         if (cron !== undefined) await boss.schedule(name, cron, null, { missed: "once" });
+        // Asked once, queues are known: else the first job that is sent asks beside its transaction.
+        await boss.getJobById(name, noJob);
       }
       for (const task of tasks) {
         const pollingIntervalSeconds = task.cron === undefined ? lookEverySeconds : 30;
@@ -194,6 +196,8 @@ export class Jobs implements AsyncDisposable {
     this.#options.log[level]({ reason: reasonOf(error) }, "background jobs falter");
   }
 }
+
+const noJob = "00000000-0000-0000-0000-000000000000";
 
 const reasonOf = (error: unknown): string =>
   error instanceof AppError

@@ -80,6 +80,22 @@ test("a job that is handed over in a transaction that is taken back never was", 
   expect(runs).toBe(1);
 });
 
+test("the first job that is sent asks for nothing beside its transaction", async () => {
+  let late = 0;
+  // As on a busy machine: what a worker asks for its queue comes after the job was sent.
+  const slow: JobsOptions["execute"] = async (text, values) => {
+    if (Array.isArray(values?.[0]) && text.includes("q.name")) await Bun.sleep((late += 1) && 300);
+    return execute(text, values);
+  };
+  let runs = 0;
+  const run = () => Promise.resolve(void (runs += 1));
+  await using jobs = open([{ name: "first", run }], { execute: slow });
+  await up(jobs);
+  await send(jobs, "first");
+  await until(() => runs === 1, "it is done", 15_000);
+  expect(late).toBeGreaterThan(0);
+});
+
 test("what fails is tried again until it does not, and is logged without what it was about", async () => {
   const { lines, log } = logged();
   let tries = 0;
