@@ -1,6 +1,5 @@
 import { OpenAPIHono } from "@hono/zod-openapi";
 import { HTTPException } from "hono/http-exception";
-import { getPath } from "hono/utils/url";
 import type { SignalsById } from "./alpine/plane";
 import { createPoll, latestPath, subscribedPath } from "./argo/signals/poll";
 import { signalRoutes } from "./argo/signals/routes";
@@ -12,6 +11,7 @@ import { mustHavePlan, viewOfReader } from "./http/guard";
 import { preflight } from "./http/policy";
 import type { AppEnv, Exchange } from "./http/exchange";
 import { securityOf, securitySchemes } from "./http/openapi";
+import { pathOf, shownPath } from "./http/path";
 import { rightOf } from "./http/rights";
 import { problem } from "./http/respond";
 import type { Logger } from "./platform/log";
@@ -132,7 +132,7 @@ export function createApp(deps: Deps) {
     if (shown.status === 500) {
       log.error({ request_id: exchange.requestId, err: error, cause }, "request failed");
     } else if (shown.status === 503) tellRefusal(shown.detail, cause);
-    return problem(shown, pathOf(request));
+    return problem(shown, shownPath(pathOf(request)));
   }
   return {
     /** Answers any request. */
@@ -169,12 +169,6 @@ function described(app: OpenAPIHono<AppEnv>, open: boolean, accounts: boolean) {
     if (operation) operation.security = securityOf(right, { open, accounts });
   }
   return document;
-}
-
-/** A request of HTTP/1.0 may come without a host, and then its URL is a path alone. */
-function pathOf(request: Request): string {
-  const { url } = request;
-  return getPath(url.startsWith("/") ? ({ url: `http://host${url}` } as Request) : request);
 }
 
 /** Logs each reason of a refusal at most once a second: they come by the thousand. */

@@ -35,10 +35,18 @@ export class Admission {
     return this.guard.reader(headers);
   }
 
-  /** Admits who holds the scope, unlimited: ingest is bounded by its queue. @throws 401 or 403. */
-  holder(request: Request, exchange: Exchange, scope: Scope): Principal | Promise<Principal> {
+  /**
+   * Admits who holds the scope, unlimited: ingest is bounded by its queue. `authorization` where
+   * it came by another way than the header. @throws 401 or 403.
+   */
+  holder(
+    request: Request,
+    exchange: Exchange,
+    scope: Scope,
+    authorization = request.headers.get("authorization"),
+  ): Principal | Promise<Principal> {
     try {
-      const asker = this.guard.asker(request.headers, scope);
+      const asker = this.guard.asker(authorization, scope);
       if (!(asker instanceof Promise)) return this.#permit(asker, exchange, scope);
       return asker.then(
         (found) => this.#permit(found, exchange, scope),

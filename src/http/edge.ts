@@ -191,7 +191,7 @@ type Series = { requests: Count; duration: Distribution; routeClass: RouteClass 
 /** Null for what is no part of the API: probes and pages are nobody's usage. */
 function classOf(route: string): RouteClass | null {
   if (!route.startsWith("/api/")) return null;
-  if (/^\/api\/(signals|stats)(\/|$)/.test(route)) return "signals";
+  if (/^\/api\/(signals|stats|hooks)(\/|$)/.test(route)) return "signals";
   return /^\/api\/admin(\/|$)/.test(route) ? "admin" : "account";
 }
 

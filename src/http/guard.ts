@@ -112,8 +112,7 @@ export class Guard {
   }
 
   /** Who asks for what this scope is needed for, whether they hold it or not. @throws AppError 401. */
-  asker(headers: Headers, scope: Scope): Principal | Promise<Principal> {
-    const authorization = headers.get("authorization");
+  asker(authorization: string | null, scope: Scope): Principal | Promise<Principal> {
     if (authorization !== null) return this.#known(authorization);
     throw new AppError("unauthorized", needed[scope], challenge);
   }

@@ -45,17 +45,21 @@ function mustBeStrict(c: Context<AppEnv>, bytes: Uint8Array): void {
 
 /** @throws AppError 415 unless the body is plain JSON. */
 export function mustBeJson(contentType: string | undefined, encoding: string | undefined): void {
-  if (encoding !== undefined && encoding !== "identity") {
-    throw new AppError("unsupported_media_type", "The body must be sent without encoding.", {
-      headers: { "Accept-Encoding": "identity" },
-    });
-  }
+  mustBePlain(encoding);
   if (/^application\/json\s*(;\s*charset="?utf-8"?\s*)?$/i.test(contentType ?? "")) return;
   const detail =
     contentType === undefined
       ? "A body is needed, with Content-Type: application/json."
       : "The body must be application/json in UTF-8.";
   throw new AppError("unsupported_media_type", detail, { headers: { Accept: "application/json" } });
+}
+
+/** @throws AppError 415 for a body that is packed. */
+export function mustBePlain(encoding: string | undefined): void {
+  if (encoding === undefined || encoding === "identity") return;
+  throw new AppError("unsupported_media_type", "The body must be sent without encoding.", {
+    headers: { "Accept-Encoding": "identity" },
+  });
 }
 
 /** @throws AppError 400: what is not UTF-8 must not be stored as something else. */
@@ -84,7 +88,7 @@ export const fieldTwice = (): AppError =>
   new AppError("bad_request", "The body names a field of one object more than once.");
 
 /** How many fields the objects of a value have in all. No recursion: it may be deep. */
-function countKeys(value: unknown): number {
+export function countKeys(value: unknown): number {
   const left = [value];
   let keys = 0;
   while (left.length > 0) {

@@ -13,6 +13,7 @@ type Right =
   | "plan"
   | "export"
   | "write"
+  | "hook"
   | "metrics"
   | "account"
   | "admin:read"
@@ -34,6 +35,11 @@ export const ROUTES: Record<string, [right: Right, status: number, path?: string
   "GET /api/signals/:id": ["read", 404, "/api/signals/999999"],
   "GET /api/stats": ["read", 200],
   "POST /api/signals": ["write", 201],
+  "POST /api/hooks/:key": [
+    "hook",
+    201,
+    "/api/hooks/:key?symbol=/symbol&action=/action&entry_price=/entry_price&confidence=/confidence",
+  ],
   "GET /livez": ["anybody", 200],
   "GET /readyz": ["anybody", 200],
   "GET /health": ["anybody", 200],
@@ -133,10 +139,10 @@ const WHO: Record<string, Right[]> = {
   "a bot with a key": ["read", "plan"],
   "a bot with a key that has no scope of reading": ["admin:read"],
   "an administrator": ["read", "plan", "export", "account", "admin:read", "admin:write"],
-  "a producer with the key of an administrator": ["write", "admin:read"],
+  "a producer with the key of an administrator": ["write", "hook", "admin:read"],
   "the key of somebody who was an administrator": ["read", "plan"],
   "the operator's reading token": ["read", "export"],
-  "the operator's writing token": ["write"],
+  "the operator's writing token": ["write", "hook"],
 };
 const REFUSED_AS_UNKNOWN = new Set(Object.keys(WHO).slice(0, 6));
 
@@ -229,14 +235,15 @@ export function testMatrix(
     describe.each(Object.keys(WHO))("%s", (who) => {
       test.each(Object.entries(routes))("%s", async (name, [right, yes, given]) => {
         const [method = "GET", pattern = ""] = name.split(" ");
-        const path = given ?? pattern;
         let token = tokens.get(who);
+        // The key of a hook is a part of its path.
+        const path = (given ?? pattern).replace(":key", token ?? "nobody");
         const member = MEMBERS.get(who);
         if (member && ENDS_SESSIONS.has(name)) {
           token = (await at.login(member.email)).access;
         }
         const body =
-          method === "POST" && right === "write"
+          right === "write" || right === "hook"
             ? signal()
             : ["POST", "PUT", "PATCH"].includes(method) && !ENDS_SESSIONS.has(name)
               ? {}

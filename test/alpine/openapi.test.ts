@@ -17,6 +17,8 @@ const SECURITY: Record<string, Security | undefined> = {
   plan: [{ session: [] }, { key: ["signals:read"] }, { operator: ["ARGO_SERVICE_TOKEN"] }],
   export: [{ session: [] }, { key: ["signals:read"] }, { operator: ["ARGO_READ_TOKEN"] }],
   write: [{ key: ["signals:write"] }, { operator: ["ARGO_WRITE_TOKEN"] }],
+  // Its key is a parameter of the path.
+  hook: undefined,
   account: [{ session: [] }],
   "admin:read": [{ session: ["admin"] }, { key: ["admin:read"] }],
   "admin:write": [{ session: ["admin"] }],

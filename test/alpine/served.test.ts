@@ -21,6 +21,7 @@ testMatrix(
   {
     ...ROUTES,
     "POST /api/signals": ["anybody", 405],
+    "POST /api/hooks/:key": ["anybody", 404],
     "GET /api/signals/stream": ["read", 404],
   },
 );

@@ -52,6 +52,8 @@ test("canaries in headers, queries, bodies and the environment turn up nowhere",
     wrongType: canary("type"),
     userAgent: canary("agent"),
     latin: canary("latin"),
+    hook: canary("hook"),
+    alert: canary("alert"),
   };
   await using server = await serveFile(dir.file("signals.db"), { env });
   using wire = await Wire.open(server.url);
@@ -100,6 +102,24 @@ test("canaries in headers, queries, bodies and the environment turn up nowhere",
   expect(await post(JSON.stringify(signal("S", 1)), { "Idempotency-Key": asked.key })).toBe(201);
   expect(await post(JSON.stringify(signal("S", 2)), { "Idempotency-Key": asked.key })).toBe(422);
   expect(await ask("GET", "/api/signals/hash/x", bearer(asked.unknownToken))).toBe(401);
+  const good = JSON.stringify({ symbol: "H", action: "buy", entry_price: 1, confidence: 1 });
+  const hook = (key: string, query: string, body: string) =>
+    ask("POST", `/api/hooks/${key}${query}`, json, body);
+  expect(await hook(asked.hook, "?template=signal", good)).toBe(401);
+  expect(await hook(env.ARGO_READ_TOKEN, "?template=signal", good)).toBe(403);
+  expect(await hook(env.ARGO_WRITE_TOKEN, "?template=signal", good)).toBe(201);
+  expect(await hook(env.ARGO_WRITE_TOKEN, "?template=none", good)).toBe(400);
+  expect(await hook(env.ARGO_WRITE_TOKEN, "?template=signal", asked.alert)).toBe(422);
+  const wrong = JSON.stringify({
+    ...JSON.parse(good),
+    action: asked.alert,
+    stop_price: asked.alert,
+  });
+  expect(await hook(env.ARGO_WRITE_TOKEN, "?template=signal", wrong)).toBe(422);
+  expect(await hook(`${env.ARGO_WRITE_TOKEN}/x`, "", good)).toBe(404);
+  expect(await hook(`/${env.ARGO_WRITE_TOKEN}`, "", good)).toBe(404);
+  expect(await ask("GET", `/api/hooks/${env.ARGO_WRITE_TOKEN}?template=signal`)).toBe(405);
+  expect(await ask("PUT", `/api/hooks/${asked.hook}`, json, good)).toBe(405);
   const raw = await fetch(`${server.url}/api/signals`, {
     method: "POST",
     headers: { ...write, ...json },

@@ -25,7 +25,7 @@ export interface Scenario {
   };
 }
 
-const tokens: Record<As, string | null> = {
+export const tokens: Record<As, string | null> = {
   guest: null,
   reader: READ_TOKEN,
   writer: WRITE_TOKEN,

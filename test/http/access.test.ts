@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { openApp, signal } from "../harness/app.ts";
-import { runScenarios, type Access, type As, type Scenario } from "../harness/scenario.ts";
+import { runScenarios, tokens, type Access, type As, type Scenario } from "../harness/scenario.ts";
 
 /** Who may: everybody, who reads, who has a plan (nobody here), who writes, or who holds the token of metrics. */
 type Right = "public" | "read" | "plan" | "write" | "metrics";
@@ -9,6 +9,8 @@ interface Route {
   right: Right;
   /** A path that this route answers. */
   path: string;
+  /** Where the token is a part of the path, the parameter that it stands for. */
+  token?: string;
   /** Its answer to who may. */
   status?: number;
 }
@@ -35,6 +37,12 @@ const ROUTES: Record<string, Route> = {
   "GET /api/signals/:id": { right: "read", path: "/api/signals/1" },
   "GET /api/stats": { right: "read", path: "/api/stats" },
   "POST /api/signals": { right: "write", path: "/api/signals", status: 201 },
+  "POST /api/hooks/:key": {
+    right: "write",
+    path: "/api/hooks/:key?template=signal",
+    token: ":key",
+    status: 201,
+  },
   "GET /livez": { right: "public", path: "/livez" },
   "GET /readyz": { right: "public", path: "/readyz" },
   "GET /health": { right: "public", path: "/health" },
@@ -89,7 +97,7 @@ function scenariosOf(access: Access, headers: Record<string, string>, readable: 
         name: `${as} ${name}${through === "" ? "" : ` through a proxy (${through})`}`,
         access,
         method,
-        path: route.path,
+        path: route.token ? route.path.replace(route.token, tokens[as] ?? "nobody") : route.path,
         as,
         headers,
         body: method === "POST" ? signal() : undefined,

@@ -83,6 +83,8 @@ const PATHS = [
   "/api/signals/1",
   "/api/signals/export",
   "/api/signals/stream",
+  `/api/hooks/${WRITE_TOKEN}`,
+  "/api/hooks/x",
   "/api/stats",
   `/api/signals/hash/${"a".repeat(64)}`,
   "/livez",
@@ -104,6 +106,10 @@ const NAMES = [
   "order",
   "action",
   "since_id",
+  "template",
+  "entry_price",
+  "confidence",
+  "dedupe_seconds",
   "x",
   "__proto__",
   "constructor",
@@ -159,6 +165,12 @@ const VALUES = [
   "9".repeat(40),
   "x".repeat(2e3),
   "WyIyMDIwIiwxXQ",
+  "signal",
+  "tradingview",
+  "/",
+  "/symbol",
+  "/0/confidence",
+  "/~2",
 ];
 const HEADERS: [string, readonly string[]][] = [
   [
@@ -275,11 +287,14 @@ function request(): Request {
   const pairs = Array.from({ length: chance(0.6) ? below(5) : 0 }, () =>
     chance(0.9) ? `${pick(NAMES)}=${pick(VALUES)}` : pick(NAMES),
   );
-  const search =
-    pairs.length > 0 || chance(0.05) ? `?${pairs.join(pick(["&", "&", "&", ";", "&&"]))}` : "";
   const post = chance(0.3);
   const method = post ? "POST" : pick(METHODS);
-  const url = `http://argo.test${post && chance(0.9) ? "/api/signals" : path}${search}`;
+  const hook = post && chance(0.2);
+  if (hook && chance(0.9)) pairs.push("template=signal");
+  const search =
+    pairs.length > 0 || chance(0.05) ? `?${pairs.join(pick(["&", "&", "&", ";", "&&"]))}` : "";
+  const target = hook ? `/api/hooks/${WRITE_TOKEN}` : "/api/signals";
+  const url = `http://argo.test${post && chance(0.9) ? target : path}${search}`;
   const headers = new Headers();
   if (post && chance(0.85)) {
     headers.set("Authorization", `Bearer ${WRITE_TOKEN}`);

@@ -6,6 +6,7 @@ import type { Config } from "../../config";
 import { AppError } from "../../errors";
 import type { Admission } from "../../http/admit";
 import type { AppEnv } from "../../http/exchange";
+import { hookPath } from "../../http/path";
 import { mustHaveExport } from "../../http/guard";
 import { refuse, strictQuery } from "../../http/validate";
 import { askOf, type RemoteSignals } from "./remote";
@@ -59,6 +60,10 @@ export function remoteRoutes({ config, signals, admission, polls }: Deps) {
     throw new AppError("method_not_allowed", "Signals are posted to argo, not to this server.", {
       headers: { Allow: "GET, HEAD" },
     });
+  });
+
+  app.post(hookPath, () => {
+    throw new AppError("not_found", "Hooks are served by argo itself, not by this server.");
   });
 
   return app;

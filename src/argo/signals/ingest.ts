@@ -30,15 +30,17 @@ export function readDrafts(body: Uint8Array, nowMs: number, layout: Layout): Dra
   const value = readJson(text);
   const batch = Array.isArray(value);
   const rows: unknown[] = batch ? value : [value];
-  if (rows.length === 0) refuse([{ field: "body", detail: "holds no signal" }]);
+  if (rows.length === 0) refuseSignals([{ field: "body", detail: "holds no signal" }]);
   if (rows.length > SIGNALS_PER_POST_MAX) {
-    refuse([{ field: "body", detail: `holds more than ${SIGNALS_PER_POST_MAX} signals` }]);
+    refuseSignals([{ field: "body", detail: `holds more than ${SIGNALS_PER_POST_MAX} signals` }]);
   }
   const faults: FieldError[] = [];
   const drafts: Draft[] = [];
   let keys = 0;
   if (!batch && isWrapped(value)) {
-    refuse([{ field: "signals", detail: "is not sent: post one signal, or an array of them" }]);
+    refuseSignals([
+      { field: "signals", detail: "is not sent: post one signal, or an array of them" },
+    ]);
   }
   for (const [index, row] of rows.entries()) {
     const place = batch ? { index } : {};
@@ -55,7 +57,7 @@ export function readDrafts(body: Uint8Array, nowMs: number, layout: Layout): Dra
       faults.push({ field: "sha256", detail: "is not the hash of this content", ...place });
     }
   }
-  if (faults.length > 0) refuse(faults);
+  if (faults.length > 0) refuseSignals(faults);
   if (keys !== countColons(text)) throw fieldTwice();
   return { drafts, batch };
 }
@@ -75,7 +77,8 @@ function withHint(error: FieldError): FieldError {
 const isWrapped = (value: unknown): boolean =>
   typeof value === "object" && value !== null && Object.hasOwn(value, "signals");
 
-function refuse(errors: FieldError[]): never {
+/** @throws AppError 422 that names the fields. */
+export function refuseSignals(errors: FieldError[]): never {
   const shown = errors.slice(0, 100);
   const names = [...new Set(shown.map((e) => e.field))].slice(0, 5).join(", ");
   throw new AppError("unprocessable", `Nothing was written: ${names} not valid.`, {

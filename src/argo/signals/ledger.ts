@@ -12,11 +12,12 @@ export type Idempotency = { key: string; bodySha256: string };
 
 type Remembered = { bodySha256: string; answer: string; createdAt: string };
 
-const rememberedHours = 24;
+/** How long an Idempotency-Key is known. */
+export const rememberedMs = 24 * 3_600_000;
 
 /** Idempotency keys from before this time are no longer known. */
 export const forgottenBefore = (nowMs: number): string =>
-  new Date(nowMs - rememberedHours * 3_600_000).toISOString();
+  new Date(nowMs - rememberedMs).toISOString();
 
 type Row = Accepted["signals"][number];
 type Bindings = Record<string, string | number | null>;
@@ -109,10 +110,13 @@ export class SignalLedger implements Disposable {
     this.#delete = prepare(`DELETE FROM "signals" WHERE ${id} = ?`);
   }
 
-  /** The answer (JSON) that this key was given before; null when it is new. @throws AppError 422. */
-  replay({ key, bodySha256 }: Idempotency, nowMs: number): string | null {
+  /**
+   * The answer (JSON) that this key was given since that time; null when it is new.
+   * @throws AppError 422.
+   */
+  replay({ key, bodySha256 }: Idempotency, sinceMs: number): string | null {
     const row = this.#replay.get(key) as Remembered | null;
-    if (!row || row.createdAt < forgottenBefore(nowMs)) return null;
+    if (!row || row.createdAt < new Date(sinceMs).toISOString()) return null;
     if (row.bodySha256 !== bodySha256) {
       throw new AppError(
         "unprocessable",

@@ -15,6 +15,7 @@ import type { Metrics } from "../../platform/metrics";
 import type { Argo } from "../argo";
 import { mountPolls, readRoutes } from "./described";
 import { exportSignals } from "./export";
+import { hookRoutes } from "./hook.routes";
 import { listSignals } from "./list";
 import { type Poll, streamPath } from "./poll";
 import { Accepted, SignalIn, SIGNALS_PER_POST_MAX } from "./schema";
@@ -154,6 +155,8 @@ export function signalRoutes({ config, argo, admission, metrics, now, polls }: D
       return c.body(done.answer, 201, { "Content-Type": "application/json" });
     },
   );
+
+  app.route("/", hookRoutes({ writer: argo.writer, admission, metrics }));
 
   return app;
 }

@@ -132,7 +132,8 @@ export class SignalWriter implements AsyncDisposable {
    * @throws AppError 4xx for this post's own faults, 503 when it cannot be written now.
    */
   async submit(post: Post): Promise<Done> {
-    const { key } = post;
+    // Alerts that are the same wait for each other in the queue: who sends them takes no 409.
+    const key = post.hook ? null : post.key;
     // Held here too: a thread that died and was started again would not know.
     if (this.#refused !== null) {
       throw new AppError("unavailable", this.#refused, { retryAfterSeconds: 300 });

@@ -10,12 +10,19 @@ import {
 import { fileId } from "../../platform/directory";
 import { emit, serveThread } from "../../platform/thread";
 import { adopt } from "./adopt";
-import { type Drafts, readDrafts } from "./ingest";
-import { forgottenBefore, SignalLedger } from "./ledger";
+import { type Mapping, postOf } from "./alert";
+import { type Draft, type Drafts, readDrafts, refuseSignals } from "./ingest";
+import type { Layout } from "./layout";
+import { forgottenBefore, rememberedMs, SignalLedger } from "./ledger";
 import type { Accepted } from "./schema";
 
-/** The body as it came, and the hash of producer and Idempotency-Key where there is one. */
-export type Post = { body: Uint8Array; key: string | null };
+/**
+ * The body as it came, and the hash of what makes it the same post again where there is that:
+ * producer and Idempotency-Key, or of an alert the hook and its body.
+ */
+export type Post = { body: Uint8Array; key: string | null; hook?: Hook };
+/** How an alert is read; it is the same again for so long, and refused when it is older than that. */
+export type Hook = { mapping: Mapping; dedupeMs: number; maxLagMs: number };
 /** What was done, `answer` being the JSON that the client gets. */
 export type Done = { answer: string; written: number; duplicates: number; replayed: boolean };
 type Refusal = {
@@ -145,7 +152,7 @@ serveThread(({ path, synchronous, checkpointMs }: Start) => {
       try {
         const handle = open();
         const writer = ledgerOf(handle);
-        const read = posts.map((p) => attempt(() => readDrafts(p.body, nowMs, writer.layout)));
+        const read = posts.map((p) => attempt(() => readPost(p, nowMs, writer.layout)));
         const group = { handle, writer, posts, read, nowMs };
         const outcomes = read.some((r) => "value" in r)
           ? commitGroup((undoable) => transaction(handle, () => writeGroup(group, undoable)))
@@ -253,20 +260,45 @@ function writePlain(writer: SignalLedger, write: () => Done): Outcome {
   return done;
 }
 
+const readPost = ({ body, hook }: Post, nowMs: number, layout: Layout): Drafts =>
+  readDrafts(hook ? postOf(body, hook.mapping) : body, nowMs, layout);
+
 function writePost(
   writer: SignalLedger,
-  { body, key }: Post,
+  { body, key, hook }: Post,
   { drafts, batch }: Drafts,
   nowMs: number,
 ): Done {
   const idempotency = key === null ? null : { key, bodySha256: Bun.SHA256.hash(body, "hex") };
-  const before = idempotency && writer.replay(idempotency, nowMs);
-  if (before) return { answer: before, written: 0, duplicates: drafts.length, replayed: true };
+  const sinceMs = nowMs - (hook?.dedupeMs ?? rememberedMs);
+  const before = idempotency && writer.replay(idempotency, sinceMs);
+  if (before) {
+    const answer = hook ? asDuplicate(before) : before;
+    return { answer, written: 0, duplicates: drafts.length, replayed: true };
+  }
+  // After that: what was written in time is told as such, however late it is sent again.
+  if (hook) for (const draft of drafts) mustBeFresh(draft, hook, nowMs);
   const signals = drafts.map((draft, i) => writer.write(draft, batch ? i : null));
   const answer = JSON.stringify({ signals } satisfies Accepted);
   if (idempotency) writer.remember(idempotency, answer, nowMs);
   const duplicates = signals.filter((signal) => signal.duplicate).length;
   return { answer, written: signals.length - duplicates, duplicates, replayed: false };
+}
+
+/** Whoever sends an alert again knows by the body alone that it was there before. */
+function asDuplicate(answer: string): string {
+  const { signals } = JSON.parse(answer) as Accepted;
+  for (const signal of signals) signal.duplicate = true;
+  return JSON.stringify({ signals } satisfies Accepted);
+}
+
+/** @throws AppError 422 for an alert whose own time is too long ago. */
+function mustBeFresh({ content, dedupe }: Draft, { maxLagMs }: Hook, nowMs: number): void {
+  const lagMs = nowMs - Date.parse(content.timestamp);
+  if (!dedupe || lagMs <= maxLagMs) return;
+  const seconds = Math.floor(lagMs / 1000);
+  const detail = `is ${seconds} s ago, more than max_lag_seconds=${maxLagMs / 1000}`;
+  refuseSignals([{ field: "timestamp", detail }]);
 }
 
 /** Runs `work`; what is this post's own fault becomes its outcome, what concerns all is thrown. */
