@@ -1,6 +1,7 @@
 import { OpenAPIHono } from "@hono/zod-openapi";
 import { HTTPException } from "hono/http-exception";
 import type { SignalsById } from "./alpine/plane";
+import { Live } from "./argo/signals/live";
 import { createPoll, latestPath, subscribedPath } from "./argo/signals/poll";
 import { signalRoutes } from "./argo/signals/routes";
 import { argoOf, type Deps } from "./deps";
@@ -9,6 +10,7 @@ import { docsRoutes } from "./http/docs";
 import { createEdge } from "./http/edge";
 import { mustHavePlan, viewOfReader } from "./http/guard";
 import { preflight } from "./http/policy";
+import { OwnTickets, SharedTickets, Tickets } from "./http/ticket";
 import type { AppEnv, Exchange } from "./http/exchange";
 import { securityOf, securitySchemes } from "./http/openapi";
 import { pathOf, shownPath } from "./http/path";
@@ -64,7 +66,13 @@ export function createApp(deps: Deps) {
   if (alpine) {
     deps.mountAlpine?.(app, { config, log, metrics, now, admission, alpine, signalsById });
   }
-  if (argo) app.route("/", signalRoutes({ config, argo, admission, metrics, now, polls }));
+  const stores = [...(redis ? [new SharedTickets(redis)] : []), new OwnTickets(now)];
+  const tickets = new Tickets(stores);
+  const source = feed;
+  const live = source && new Live({ config, source, admission, tickets, meters, metrics, now });
+  if (argo && live) {
+    app.route("/", signalRoutes({ config, argo, admission, metrics, live, polls }));
+  }
   if (signals) app.route("/", remote.routes({ config, signals, admission, polls }));
   app.route(
     "/",
@@ -150,6 +158,8 @@ export function createApp(deps: Deps) {
     }),
     /** Answer GET requests of their paths, and need no router: that would cost a poll dearly. */
     polls: [...polls].map(([path, poll]) => ({ path, fetch: edge(poll) })),
+    /** What the listener does with WebSockets. */
+    websocket: live?.sockets.handlers ?? { message: () => undefined },
     routes: app.routes,
   };
 }

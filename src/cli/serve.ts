@@ -170,6 +170,7 @@ function listen(config: Config, deps: Deps): Server<unknown> {
         ]),
       ),
       fetch: whole,
+      websocket: app.websocket,
       // Above our own limit, so that it is our middleware that answers, as a problem document.
       maxRequestBodySize: 128 * 1024 * 1024,
       idleTimeout: 10,

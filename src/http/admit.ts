@@ -28,11 +28,12 @@ export class Admission {
   }
 
   /**
-   * Whether a reader whose answer goes on is still let in, and as whom; not limited.
+   * Whether a reader whose answer goes on is still let in, and as whom; not limited. By their
+   * `Authorization` alone: without one nothing changes.
    * @throws AppError 401, 403 or 503.
    */
-  again(headers: Headers): Principal | null | Promise<Principal> {
-    return this.guard.reader(headers);
+  again(authorization: string | null): Principal | null | Promise<Principal> {
+    return authorization === null ? null : this.guard.holder(authorization);
   }
 
   /**
@@ -51,11 +52,11 @@ export class Admission {
       return asker.then(
         (found) => this.#permit(found, exchange, scope),
         (error: unknown) => {
-          throw this.#refused(error, request, exchange);
+          throw this.refused(error, request, exchange);
         },
       );
     } catch (error) {
-      throw this.#refused(error, request, exchange);
+      throw this.refused(error, request, exchange);
     }
   }
 
@@ -153,11 +154,11 @@ export class Admission {
       return principal.then(
         (found) => this.#keyOf(found, request, exchange),
         (error: unknown) => {
-          throw this.#refused(error, request, exchange);
+          throw this.refused(error, request, exchange);
         },
       );
     } catch (error) {
-      throw this.#refused(error, request, exchange);
+      throw this.refused(error, request, exchange);
     }
   }
 
@@ -169,7 +170,7 @@ export class Admission {
   }
 
   /** A refused token counts against its address: guessing is bounded like reading. */
-  #refused(error: unknown, request: Request, exchange: Exchange): unknown {
+  refused(error: unknown, request: Request, exchange: Exchange): unknown {
     if (!(error instanceof AppError) || error.code !== "unauthorized") return error;
     const verdict = this.limiter.take(this.#addressKey(request, exchange));
     exchange.verdict = verdict;

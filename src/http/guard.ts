@@ -93,11 +93,7 @@ export class Guard {
    */
   reader(headers: Headers): Principal | null | Promise<Principal> {
     const authorization = headers.get("authorization");
-    if (authorization !== null) {
-      const principal = this.#known(authorization);
-      if (!(principal instanceof Promise)) return this.permit(principal, "signals:read");
-      return principal.then((found) => this.permit(found, "signals:read"));
-    }
+    if (authorization !== null) return this.holder(authorization);
     if (this.config.access === "key") {
       throw new AppError("unauthorized", "A Bearer token is needed to read signals.", challenge);
     }
@@ -109,6 +105,13 @@ export class Guard {
       );
     }
     return null;
+  }
+
+  /** Who reads by this `Authorization`; as `reader` has it. @throws AppError 401, 403 or 503. */
+  holder(authorization: string): Principal | Promise<Principal> {
+    const principal = this.#known(authorization);
+    if (!(principal instanceof Promise)) return this.permit(principal, "signals:read");
+    return principal.then((found) => this.permit(found, "signals:read"));
   }
 
   /** Who asks for what this scope is needed for, whether they hold it or not. @throws AppError 401. */

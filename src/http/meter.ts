@@ -163,10 +163,11 @@ export class Meter {
   /**
    * Counts signals that were sent, and notes those that are new to the account. Cheapest for an
    * array that was given before: arrays are told apart by what they are, so they must never change.
+   * To several connections of one account they are sent so many `times`.
    */
-  deliver(ids: readonly number[]): void {
+  deliver(ids: readonly number[], times = 1): void {
     if (ids.length === 0) return;
-    this.#row("signals").delivered += ids.length;
+    this.#row("signals").delivered += ids.length * times;
     if (ids === this.#last || this.userId === null) return;
     this.#last = ids;
     if (this.#recent?.includes(ids)) return;

@@ -1,5 +1,6 @@
 import { isIP } from "node:net";
 import { type Config, isLoopback } from "../config";
+import { AppError } from "../errors";
 import type { Exchange } from "./exchange";
 
 /** Headers of every full answer. Browsers ignore HSTS over plain HTTP (RFC 6797 §8.1). */
@@ -10,6 +11,17 @@ export const secureHeaders: Readonly<Record<string, string>> = {
   "Referrer-Policy": "no-referrer",
   "Cross-Origin-Resource-Policy": "same-origin",
 };
+
+/**
+ * Lets pass who is no browser, this server's own pages, and those of the allowlist: a WebSocket is
+ * opened by any page, whatever CORS says (H4). @throws AppError 403.
+ */
+export function mustBeOwnOrigin({ corsOrigins }: Config, headers: Headers): void {
+  const origin = headers.get("origin");
+  if (origin === null || corsOrigins.has(origin)) return;
+  if (URL.canParse(origin) && new URL(origin).host === headers.get("host")) return;
+  throw new AppError("forbidden", "Pages of this origin may not open a WebSocket here.");
+}
 
 const exposed = [
   "ETag",

@@ -29,6 +29,9 @@ export const ROUTES: Record<string, [right: Right, status: number, path?: string
   "GET /api/signals/delivered": ["plan", 200],
   // A stream would not end.
   "GET /api/signals/stream": ["read", 400, "/api/signals/stream?since_id=x"],
+  // No upgrade.
+  "GET /api/signals/ws": ["read", 400],
+  "POST /api/signals/ws-ticket": ["read", 201],
   "GET /api/signals": ["read", 200],
   "GET /api/signals/export": ["export", 200, "/api/signals/export?since_id=0"],
   "GET /api/signals/hash/:sha256": ["read", 404, `/api/signals/hash/${HASH}`],

@@ -101,7 +101,7 @@ export async function openApp(options: AppOptions = {}): Promise<App> {
     throw error;
   }
   deps.state.started = true;
-  const { fetch, routes } = createApp(deps);
+  const { fetch, routes, websocket } = createApp(deps);
   let engine: Database | undefined;
   let server: ReturnType<typeof Bun.serve> | undefined;
 
@@ -152,6 +152,7 @@ export async function openApp(options: AppOptions = {}): Promise<App> {
         development: false,
         maxRequestBodySize: 8 * 1024 * 1024,
         fetch: (request, listener) => fetch(request, listener),
+        websocket,
       });
       return `http://127.0.0.1:${server.port}`;
     },

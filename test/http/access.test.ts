@@ -29,6 +29,9 @@ const ROUTES: Record<string, Route> = {
     path: "/api/signals/stream?since_id=x",
     status: 400,
   },
+  // No upgrade.
+  "GET /api/signals/ws": { right: "read", path: "/api/signals/ws", status: 400 },
+  "POST /api/signals/ws-ticket": { right: "read", path: "/api/signals/ws-ticket", status: 201 },
   "GET /api/signals/hash/:sha256": {
     right: "read",
     path: `/api/signals/hash/${HASH}`,

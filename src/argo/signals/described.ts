@@ -3,9 +3,9 @@ import type { Context, MiddlewareHandler } from "hono";
 import type { Config } from "../../config";
 import type { AppEnv } from "../../http/exchange";
 import { NoQuery } from "../../http/fields";
-import { limitedProblems, problems } from "../../http/openapi";
+import { json, limitedProblems, problems } from "../../http/openapi";
 import { asking } from "../../http/rights";
-import { latestPath, type Poll, streamPath, subscribedPath } from "./poll";
+import { latestPath, type Poll, socketPath, streamPath, subscribedPath, ticketPath } from "./poll";
 import {
   ExportQuery,
   HashParam,
@@ -15,9 +15,11 @@ import {
   ReceivedSignalOut,
   SignalList,
   SignalOut,
+  SocketQuery,
   Stats,
   StreamQuery,
   subscribedQuery,
+  Ticket,
   waitSeconds,
 } from "./schema";
 
@@ -91,6 +93,32 @@ export function readRoutes({ pageSizeMax }: Config, read: MiddlewareHandler<AppE
       ...limitedProblems,
       ...problems(404),
     },
+  });
+
+  const socket = createRoute({
+    method: "get",
+    path: socketPath,
+    tags: ["signals"],
+    summary: "Signals as they come, over a WebSocket",
+    description:
+      "The same sequence as the stream's, as JSON text frames, with one subscription at a time. The client sends what the schema `SocketMessage` says, within 16 KiB and at most 20 messages in 10 s: `subscribe` (with `resume_from` everything after this id first; another one takes the place of the last), `unsubscribe`, `ping`. The server sends `subscribed` with `resume_from` and `head`; `signal` with `id` and `signal`; every 15 s `head`; `ahead`, when `resume_from` was above the head, from which it goes on; `pong`; `unsubscribed`; `error` with the members of a problem document; and before it closes `end` with its `reason` and `id`. Every `id` is where to resume; the close says it again (`slow resume_from=3489`). Codes: 1001 draining, 1008 flood (too many messages) or idle (no subscription for 5 s), 1013 unavailable, 4001 unauthorized, 4002 plan, 4003 replaced, 4004 slow. `Origin`, where it is sent, must be this server or in CORS_ORIGINS. Browsers pass a ticket.",
+    request: { query: SocketQuery },
+    responses: {
+      101: { description: "A WebSocket until either side closes it" },
+      ...limitedProblems,
+    },
+  });
+
+  const ticket = createRoute({
+    method: "post",
+    path: ticketPath,
+    tags: ["signals"],
+    summary: "A ticket that opens one WebSocket, for browsers",
+    description:
+      "Stands for the Authorization of this request: good once, for 60 s, as `?ticket=` of /api/signals/ws.",
+    middleware: read,
+    request: { query: NoQuery },
+    responses: { 201: json(Ticket, "The ticket"), ...limitedProblems },
   });
 
   const list = createRoute({
@@ -173,7 +201,7 @@ export function readRoutes({ pageSizeMax }: Config, read: MiddlewareHandler<AppE
     },
   });
 
-  return { latest, subscribed, stream, list, exported, byHash, byId, stats };
+  return { latest, subscribed, stream, socket, ticket, list, exported, byHash, byId, stats };
 }
 
 /** Mounts the polls by their paths. */

@@ -10,6 +10,9 @@ export type EventFilter = {
 /** Why a stream was ended. */
 export type EndReason = "draining" | "plan" | "replaced" | "slow" | "unauthorized" | "unavailable";
 
+/** How signals are written: as a server-sent event, or as a message of a WebSocket. */
+export type Form = "event" | "message";
+
 export function passes(signal: Signal, { symbol, strategy, minConfidence }: EventFilter): boolean {
   if (symbol !== undefined && signal.symbol !== symbol) return false;
   if (strategy !== undefined && signal.strategy !== strategy) return false;
@@ -17,10 +20,54 @@ export function passes(signal: Signal, { symbol, strategy, minConfidence }: Even
 }
 
 /** One event: `id` is where to resume once it was read. JSON holds no line break of its own. */
-const event = (name: string, id: number, data: unknown): string =>
-  `event: ${name}\nid: ${id}\ndata: ${JSON.stringify(data)}\n\n`;
+const eventOf = (name: string, id: number, json: string): string =>
+  `event: ${name}\nid: ${id}\ndata: ${json}\n\n`;
 
-export const signalEvent = (signal: ReceivedSignal): string => event("signal", signal.id, signal);
+const event = (name: string, id: number, data: unknown): string =>
+  eventOf(name, id, JSON.stringify(data));
+
+const encoder = new TextEncoder();
+export const bytesOf = (text: string): Uint8Array => encoder.encode(text);
+
+/** A piece of a stream: `cursor` is where to resume once it was read. */
+export type Piece = { bytes: Uint8Array; ids: readonly number[]; cursor: number | null };
+
+/** A signal that came to be seen, written once in each form for all who see it. */
+export class Frame {
+  readonly ids: readonly number[];
+  #json: string | null = null;
+  #bytes: Uint8Array | null = null;
+  #message: string | null = null;
+
+  constructor(readonly signal: ReceivedSignal) {
+    this.ids = [signal.id];
+  }
+
+  get cursor(): number {
+    return this.signal.id;
+  }
+
+  get bytes(): Uint8Array {
+    return (this.#bytes ??= bytesOf(eventOf("signal", this.cursor, this.json)));
+  }
+
+  get message(): string {
+    return (this.#message ??= messageOf(this.cursor, this.json));
+  }
+
+  private get json(): string {
+    return (this.#json ??= JSON.stringify(this.signal));
+  }
+}
+
+const messageOf = (id: number, json: string): string =>
+  `{"type":"signal","id":${id},"signal":${json}}`;
+
+/** Signals one after the other; messages are apart by line breaks. */
+export function written(signals: readonly ReceivedSignal[], form: Form): string {
+  if (form === "event") return signals.map((one) => event("signal", one.id, one)).join("");
+  return signals.map((one) => messageOf(one.id, JSON.stringify(one))).join("\n");
+}
 
 /** Where the sequence stands: the highest id that is seen. */
 export const headEvent = (cursor: number, headId: number): string =>
@@ -36,8 +83,10 @@ const comeBackMs: Partial<Record<EndReason, number>> = {
   unavailable: 5_000,
 };
 
-export function endEvent(cursor: number, reason: EndReason): string {
+/** The end; without a cursor for who was still to be given one. */
+export function endEvent(cursor: number | null, reason: EndReason): string {
   const retry = comeBackMs[reason];
   const hint = retry === undefined ? "" : `retry: ${retry}\n`;
+  if (cursor === null) return `${hint}event: end\ndata: ${JSON.stringify({ reason })}\n\n`;
   return hint + event("end", cursor, { reason, id: cursor });
 }

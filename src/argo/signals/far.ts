@@ -4,7 +4,7 @@ import { Thread } from "../../platform/thread";
 import type { ReceivedSignal, Signal } from "./signal";
 import type { PremiumStep } from "./reader.worker";
 import type { Sight } from "./sight";
-import type { EventFilter } from "./event";
+import type { EventFilter, Form } from "./event";
 import type { Seek, SignalReader } from "./store";
 import type { Page, Walk } from "./walk";
 
@@ -20,7 +20,7 @@ const slicesWaitingMax = 10_000;
 
 /** Lines of NDJSON without the last line break, and the ids of their rows. */
 export type ExportSlice = { lines: string; ids: number[]; nextId: number | null };
-/** Events of a stream, one after the other, and the ids of their signals. */
+/** Signals as a stream carries them, one after the other, and their ids. */
 export type ReplaySlice = { text: string; ids: number[]; nextId: number | null };
 /** Premium signals of a stretch of the file, in the order of their ids; `shown` are the first. */
 export type PremiumRows = { count: number; shown: ReceivedSignal[]; untilId: number };
@@ -80,8 +80,12 @@ export class FarReader implements AsyncDisposable {
   }
 
   /** One stretch of what a stream has missed. */
-  replay(bounds: Parameters<SignalReader["slice"]>, filter: EventFilter): Promise<ReplaySlice> {
-    return this.#slices.run(() => this.#thread.call<ReplaySlice>("replay", [bounds, filter]));
+  replay(
+    bounds: Parameters<SignalReader["slice"]>,
+    filter: EventFilter,
+    form: Form,
+  ): Promise<ReplaySlice> {
+    return this.#slices.run(() => this.#thread.call<ReplaySlice>("replay", [bounds, filter, form]));
   }
 
   /** The lowest id of those that are withheld for now; null when none is. */

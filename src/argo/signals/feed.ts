@@ -1,26 +1,11 @@
 import { AppError } from "../../errors";
 import type { View } from "../../http/entitlement";
 import { watchLog } from "../../platform/wal";
-import { type EndReason, signalEvent } from "./event";
-import type { FarReader } from "./far";
-import type { ReceivedSignal } from "./signal";
-import type { Sight } from "./sight";
+import { type EndReason, type EventFilter, type Form, Frame } from "./event";
+import type { FarReader, ReplaySlice } from "./far";
+import type { Follower, Member, Source, Tail } from "./sequence";
 import type { SignalReader } from "./store";
 import type { Horizon, Views } from "./views";
-
-/** A piece of a stream: `cursor` is where to resume once it was read. */
-export type Piece = { bytes: Uint8Array; ids: readonly number[]; cursor: number };
-/** A signal as a piece, which all who see it share. */
-export type Frame = Piece & { signal: ReceivedSignal };
-
-/** Somebody who is told of all that comes to be seen. */
-export type Follower = {
-  /** Ascending by id. */
-  take(frames: readonly Frame[]): void;
-  /** Rows were deleted: nothing is above this id any more. */
-  rewind(headId: number): void;
-  end(reason: EndReason): void;
-};
 
 /** Waits for a view to change. */
 export type Watch = {
@@ -43,24 +28,15 @@ const faultMs = 5_000;
 /** A row is waited for that arrived so far ahead of the clock: of a clock that was set back. */
 const aheadMs = 300_000;
 const watchersMax = 5_000;
-const none: readonly number[] = Object.freeze([]);
-
-const encoder = new TextEncoder();
-const bytesOf = (text: string): Uint8Array => encoder.encode(text);
-
-/** An event that holds no signal. */
-export const notice = (text: string, cursor: number): Piece => ({
-  bytes: bytesOf(text),
-  ids: none,
-  cursor,
-});
+/** Rows that one slice of what was missed looks at. */
+const rowsPerSlice = 500;
 
 /**
  * What comes to be seen, told once to all who follow the same view. As long as anybody follows,
  * our own commits wake it, and what others write into the log; and it looks by itself at SQLite's
  * data version, which takes a microsecond or two.
  */
-export class Feed {
+export class Feed implements Source {
   looks = 0;
   watchers = 0;
   draining = false;
@@ -95,7 +71,7 @@ export class Feed {
    * What this view sees, followed for the member until it `leave`s; as of this call or newer. Told
    * are those who `join`. @throws AppError 503.
    */
-  async follow(view: View, member: Follower): Promise<Channel> {
+  async follow(view: View, member: Member): Promise<Channel> {
     this.#mustGoOn();
     const channel = this.#channel(view);
     channel.members.add(member);
@@ -115,9 +91,8 @@ export class Feed {
     }
   }
 
-  leave(channel: Channel, member: Follower): void {
+  leave(channel: Channel, member: Member): void {
     channel.members.delete(member);
-    channel.joined.delete(member);
     this.#tidy(channel);
   }
 
@@ -246,9 +221,9 @@ export class Feed {
 }
 
 /** One view that somebody follows or watches. */
-export class Channel {
-  /** Of streams, also those that are not told yet. */
-  readonly members = new Set<Follower>();
+export class Channel implements Tail {
+  /** Also those who are not told yet. */
+  readonly members = new Set<Member>();
   readonly joined = new Set<Follower>();
   readonly watches = new Set<() => void>();
   /** The highest id that is seen, of those that were told. */
@@ -269,8 +244,9 @@ export class Channel {
     private readonly now: () => number,
   ) {}
 
-  get sight(): Sight {
-    return this.horizon.sight;
+  replay(sinceId: number, untilId: number, filter: EventFilter, form: Form): Promise<ReplaySlice> {
+    const { sight } = this.horizon;
+    return this.far.replay([sinceId, untilId, rowsPerSlice, sight], filter, form);
   }
 
   /** Finds where the sequence stands. @throws AppError 503. */
@@ -329,10 +305,7 @@ export class Channel {
     this.more = more;
     this.headId = rows.at(-1)?.id ?? this.headId;
     if (rows.length === 0 || joined.size === 0) return;
-    const frames = rows.map((signal): Frame => {
-      const { id } = signal;
-      return { signal, bytes: bytesOf(signalEvent(signal)), ids: [id], cursor: id };
-    });
+    const frames = rows.map((signal) => new Frame(signal));
     // Who is too slow leaves while they are told.
     for (const follower of joined) follower.take(frames);
   }

@@ -16,6 +16,8 @@ import type { Variant } from "./variant";
 export const latestPath = "/api/signals/latest";
 export const subscribedPath = "/api/signals/subscribed";
 export const streamPath = "/api/signals/stream";
+export const socketPath = "/api/signals/ws";
+export const ticketPath = "/api/signals/ws-ticket";
 
 export type Poll = (request: Request, exchange: Exchange) => Response | Promise<Response>;
 

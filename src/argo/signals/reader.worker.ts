@@ -1,5 +1,5 @@
 import { serveThread } from "../../platform/thread";
-import { type EventFilter, passes, signalEvent } from "./event";
+import { type EventFilter, type Form, passes, written } from "./event";
 import type { ExportSlice, PremiumRows, ReplaySlice } from "./far";
 import { PREMIUM_CONFIDENCE } from "./layout";
 import type { Sight } from "./sight";
@@ -9,6 +9,7 @@ import type { Walk } from "./walk";
 
 /** Views whose counts are kept, to be added to. */
 const viewsCounted = 8;
+type Replaying = [bounds: Parameters<SignalReader["slice"]>, filter: EventFilter, form: Form];
 export type PremiumStep = PremiumRows & { more: boolean };
 
 /** The reader of a second thread, for what may visit many rows. Opened at the first call. */
@@ -27,10 +28,10 @@ serveThread(({ path }: { path: string }) => {
       const lines = rows.map((row) => JSON.stringify(row)).join("\n");
       return { lines, ids: rows.map(({ id }) => id), nextId };
     },
-    replay: ([bounds, filter]: [Parameters<SignalReader["slice"]>, EventFilter]): ReplaySlice => {
+    replay: ([bounds, filter, form]: Replaying): ReplaySlice => {
       const { rows, nextId } = fresh().slice(...bounds);
       const passed = rows.filter((row) => passes(row, filter));
-      return { text: passed.map(signalEvent).join(""), ids: passed.map(({ id }) => id), nextId };
+      return { text: written(passed, form), ids: passed.map(({ id }) => id), nextId };
     },
     lowestWithheld: (bounds: Parameters<SignalReader["lowestWithheld"]>) =>
       fresh().lowestWithheld(...bounds),

@@ -17,9 +17,9 @@ import { mountPolls, readRoutes } from "./described";
 import { exportSignals } from "./export";
 import { hookRoutes } from "./hook.routes";
 import { listSignals } from "./list";
-import { type Poll, streamPath } from "./poll";
+import type { Live } from "./live";
+import type { Poll } from "./poll";
 import { Accepted, SignalIn, SIGNALS_PER_POST_MAX } from "./schema";
-import { askStream, Streams } from "./streams";
 
 const bodyBytesMax = 1024 * 1024;
 
@@ -28,35 +28,21 @@ type Deps = {
   argo: Argo;
   admission: Admission;
   metrics: Metrics;
-  now: () => number;
+  live: Live;
   polls: ReadonlyMap<string, Poll>;
 };
 
 /** The routes of the data plane under /api. */
-export function signalRoutes({ config, argo, admission, metrics, now, polls }: Deps) {
+export function signalRoutes({ config, argo, admission, metrics, live, polls }: Deps) {
   const written = metrics.ingested.of({ outcome: "written" });
   const duplicates = metrics.ingested.of({ outcome: "duplicate" });
   const app = new OpenAPIHono<AppEnv>({ defaultHook: (result) => refuse(result) });
   const routes = readRoutes(config, [admission.readers(), strictQuery]);
 
-  const { feed, far, views } = argo;
-  const streams = new Streams({ feed, far, admission, metrics, now });
+  const { views } = argo;
 
   mountPolls(app, routes, polls);
-
-  app.openAPIRegistry.registerPath(routes.stream);
-  app.get(streamPath, admission.readers(), async (c) => {
-    const asked = askStream(c.req.raw);
-    // To HEAD no signal is sent.
-    const isHead = c.env.request.method === "HEAD";
-    const stream = isHead ? null : await streams.open(c.env, asked);
-    const headers = {
-      "Content-Type": "text/event-stream",
-      // Proxies such as nginx hold back what is written, until there is more.
-      "X-Accel-Buffering": "no",
-    };
-    return new Response(stream?.body ?? null, { headers });
-  });
+  live.mount(app, routes);
 
   app.openapi(routes.list, async (c) => {
     const horizon = views.current(viewOfReader(c.env));

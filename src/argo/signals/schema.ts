@@ -159,6 +159,30 @@ export const StreamQuery = z.strictObject({
   ...LatestFilters,
 });
 
+/** What a client says over a WebSocket. */
+export const SocketMessage = z.discriminatedUnion("type", [
+  z.strictObject({
+    type: z.literal("subscribe"),
+    resume_from: z.int().min(0).optional(),
+    symbol: label("Symbol").optional(),
+    strategy: label("Strategy").optional(),
+    min_confidence: z.number().min(0).max(100).optional(),
+    premium_only: z.boolean().default(false),
+  }),
+  z.strictObject({ type: z.literal("unsubscribe") }),
+  z.strictObject({ type: z.literal("ping") }),
+]);
+
+export const SocketQuery = z.strictObject({
+  ticket: z.string().max(100).optional().openapi({
+    description: "From POST /api/signals/ws-ticket, for who cannot send an Authorization header.",
+  }),
+});
+
+export const Ticket = z
+  .object({ ticket: z.string(), expires_in: z.int().openapi({ example: 60 }) })
+  .openapi("Ticket");
+
 /** Where an interrupted stream goes on. */
 export const LastEventId = idText(0);
 

@@ -3,134 +3,108 @@ import type { Admission } from "../../http/admit";
 import type { View } from "../../http/entitlement";
 import type { Exchange } from "../../http/exchange";
 import { type Principal, viewOfReader } from "../../http/guard";
-import { fieldErrors, parseQuery } from "../../http/validate";
+import type { Meter, Meters } from "../../http/meter";
 import type { Metrics } from "../../platform/metrics";
-import type { EndReason, EventFilter } from "./event";
-import type { FarReader } from "./far";
-import type { Feed } from "./feed";
-import { PREMIUM_CONFIDENCE } from "./layout";
-import { LastEventId, StreamQuery } from "./schema";
-import { Stream } from "./stream";
+import type { EndReason } from "./event";
+import type { CloseReason } from "./message";
+import type { Source } from "./sequence";
 
 type Deps = {
-  feed: Feed;
-  far: FarReader;
+  source: Source;
   admission: Admission;
+  meters: Meters | null;
   metrics: Metrics;
   now: () => number;
 };
 
-/** What a request for a stream asks for; `sinceId` is null for what comes from now on. */
-export type StreamAsked = { sinceId: number | null; filter: EventFilter };
-
-/** An open stream, and what it was opened with. */
-type Held = {
-  view: View;
-  headers: Headers;
-  exchange: Exchange;
-  userId: string | null;
-  beatMs: number;
+/** Who streams, as they were let in: no more of it is kept than is asked again. */
+export type StreamReader = {
+  readonly view: View;
+  /** The one with which another server reads. */
+  readonly askedView: View | undefined;
+  readonly authorization: string | null;
+  /** Null for whom no plan covers. */
+  readonly userId: string | null;
+  /** What they are sent is counted here. */
+  readonly meter: Meter | null;
 };
 
-/** Streams of all in this process, and those of them whom no plan covers. */
-const streamsMax = 10_000;
+/** A stream that is open, whatever it is sent over. */
+export type OpenStream = {
+  readonly reader: StreamReader;
+  /** When the sequence's place was last told. */
+  beatMs: number;
+  beat(): void;
+  end(reason: EndReason): void;
+};
+
+/** Streams of all in this process, and those of them who came without a credential. */
+const streamsMax = 20_000;
 const strangersMax = 1_000;
-/** How often it is asked whether its reader may still read, and sees the same. */
+/** How often each is asked whether its reader may still read, and sees the same; a part at a time. */
 const lookEveryMs = 500;
+const parts = 10;
 const beatEveryMs = 15_000;
-
-/** Understands what is asked of a stream. @throws AppError 400 that names the field. */
-export function askStream({ url, headers }: Pick<Request, "url" | "headers">): StreamAsked {
-  const at = url.indexOf("?");
-  const query = parseQuery(StreamQuery, at < 0 ? "" : url.slice(at));
-  const floor = query.premium_only ? PREMIUM_CONFIDENCE : 0;
-  const { symbol, strategy } = query;
-  return {
-    sinceId: lastEventId(headers) ?? query.since_id ?? null,
-    filter: { symbol, strategy, minConfidence: Math.max(query.min_confidence ?? 0, floor) },
-  };
-}
-
-function lastEventId(headers: Headers): number | null {
-  const text = headers.get("last-event-id");
-  if (text === null) return null;
-  const parsed = LastEventId.safeParse(text);
-  if (parsed.success) return parsed.data;
-  const field = "Last-Event-ID";
-  const [fault] = fieldErrors(parsed.error);
-  throw new AppError("bad_request", `The request is not valid: ${field}.`, {
-    errors: [{ field, detail: fault?.detail ?? "must be a whole number" }],
-  });
-}
 
 /**
  * The streams that are open in this process. Each goes on only while its reader may read: asked
  * again and again as if it came anew, so that whoever is shut out is cut off within a second.
  */
 export class Streams {
-  readonly #open = new Map<Stream, Held>();
+  readonly #open = new Set<OpenStream>();
   /** Those of each account, the oldest first. */
-  readonly #ofAccount = new Map<string, Set<Stream>>();
+  readonly #ofAccount = new Map<string, Set<OpenStream>>();
   #strangers = 0;
   #timer: Timer | null = null;
+  #round: Iterator<OpenStream> | null = null;
 
   constructor(private readonly deps: Deps) {}
 
   /**
-   * Opens a stream for whoever was let in. One more than the plan allows ends the oldest: a bot
-   * that was cut off without a word must not be kept out by itself.
+   * Lets in whoever may open one more.
    * @throws AppError 403 for a plan without streams, 503 when there are too many.
    */
-  async open(exchange: Exchange, { sinceId, filter }: StreamAsked): Promise<Stream> {
-    const { feed, far, metrics, now } = this.deps;
-    const account = exchange.principal?.account;
+  admit({ principal, view }: Exchange, authorization: string | null): StreamReader {
+    const { source, meters } = this.deps;
+    const account = principal?.account;
     if (account && account.entitlement.streamsMax < 1) {
       throw new AppError("forbidden", "The plan of this account does not include streams.");
     }
-    if (this.#open.size >= streamsMax || (!account && this.#strangers >= strangersMax)) {
+    if (source.draining) throw new AppError("unavailable", "The server is stopping.");
+    if (this.#open.size >= streamsMax || (!principal && this.#strangers >= strangersMax)) {
       throw new AppError("unavailable", "Too many streams are open. Poll, or try again.", {
         retryAfterSeconds: 30,
       });
     }
-    const view = viewOfReader(exchange);
-    const onEnd = (ended: Stream, reason: EndReason | null): void => {
-      this.#drop(ended);
-      metrics.streamsEnded.of({ reason: reason ?? "client" }).value += 1;
+    return {
+      view: viewOfReader({ principal, view }),
+      askedView: view,
+      authorization,
+      userId: account?.userId ?? null,
+      meter: account?.meter ?? meters?.strangers ?? null,
     };
-    const stream = new Stream({ feed, far, exchange, view, filter, sinceId, onEnd });
-    // Copied: what belongs to a request may go with it.
-    const headers = new Headers(exchange.request.headers);
-    const userId = account?.userId ?? null;
-    this.#hold(stream, { view, headers, exchange, userId, beatMs: now() });
-    try {
-      await stream.begin();
-    } catch (error) {
-      this.#drop(stream);
-      throw error;
-    }
-    this.#trim(exchange.principal);
-    return stream;
   }
 
-  #hold(stream: Stream, held: Held): void {
-    this.#open.set(stream, held);
-    const { userId } = held;
-    if (userId === null) this.#strangers += 1;
-    else {
+  hold(stream: OpenStream): void {
+    stream.beatMs = this.deps.now();
+    this.#open.add(stream);
+    const { authorization, userId } = stream.reader;
+    if (authorization === null) this.#strangers += 1;
+    if (userId !== null) {
       const others = this.#ofAccount.get(userId);
       if (others) others.add(stream);
       else this.#ofAccount.set(userId, new Set([stream]));
     }
-    this.#timer ??= setInterval(this.#look, lookEveryMs);
+    this.#timer ??= setInterval(this.#look, lookEveryMs / parts);
   }
 
-  #drop(stream: Stream): void {
-    const held = this.#open.get(stream);
-    if (!held) return;
-    this.#open.delete(stream);
-    const { userId } = held;
-    if (userId === null) this.#strangers -= 1;
-    else {
+  /** Called when one is over; `reason` is null when the client went away. */
+  readonly drop = (stream: OpenStream, reason: CloseReason | null): void => {
+    if (!this.#open.delete(stream)) return;
+    this.deps.metrics.streamsEnded.of({ reason: reason ?? "client" }).value += 1;
+    const { authorization, userId } = stream.reader;
+    if (authorization === null) this.#strangers -= 1;
+    if (userId !== null) {
       const others = this.#ofAccount.get(userId);
       others?.delete(stream);
       if (others?.size === 0) this.#ofAccount.delete(userId);
@@ -138,36 +112,48 @@ export class Streams {
     if (this.#open.size > 0 || !this.#timer) return;
     clearInterval(this.#timer);
     this.#timer = null;
-  }
+  };
 
-  /** Ends the oldest of those that an account has more than its plan allows. */
-  #trim(principal: Principal | null | undefined): void {
+  /**
+   * Ends the oldest of those that an account has more than its plan allows: a bot that was cut off
+   * without a word must not be kept out by itself.
+   */
+  trim(principal: Principal | null | undefined): void {
     const account = principal?.account;
     if (!account) return;
-    const open = this.#ofAccount.get(account.userId) ?? [];
-    const streams = [...open];
-    const { streamsMax: most } = account.entitlement;
-    for (const stream of streams.slice(0, Math.max(0, streams.length - most))) {
-      stream.end("replaced");
-    }
+    const open = this.#ofAccount.get(account.userId);
+    const most = account.entitlement.streamsMax;
+    if (!open || open.size <= most) return;
+    for (const stream of [...open].slice(0, open.size - most)) stream.end("replaced");
   }
 
   readonly #look = (): void => {
     const nowMs = this.deps.now();
-    for (const [stream, held] of this.#open) {
-      this.#askAgain(stream, held);
+    if (this.deps.source.draining) {
+      for (const stream of this.#open) stream.end("draining");
+      return;
+    }
+    this.#round ??= this.#open.values();
+    for (let left = Math.ceil(this.#open.size / parts); left > 0; left -= 1) {
+      const { value: stream, done } = this.#round.next();
+      if (done === true) {
+        this.#round = null;
+        return;
+      }
+      this.#askAgain(stream);
       // Also by a clock that was set back.
-      if (Math.abs(nowMs - held.beatMs) < beatEveryMs) continue;
-      held.beatMs = nowMs;
+      if (Math.abs(nowMs - stream.beatMs) < beatEveryMs) continue;
+      stream.beatMs = nowMs;
       stream.beat();
     }
   };
 
-  #askAgain(stream: Stream, { headers, exchange, view }: Held): void {
+  #askAgain(stream: OpenStream): void {
+    const { authorization, askedView, view } = stream.reader;
     const goOn = (principal: Principal | null): void => {
-      const now = viewOfReader({ principal: principal ?? undefined, view: exchange.view });
+      const now = viewOfReader({ principal: principal ?? undefined, view: askedView });
       if (now !== view) stream.end("plan");
-      else this.#trim(principal);
+      else this.trim(principal);
     };
     const refused = (error: unknown): void => {
       const known = error instanceof AppError ? error.code : "internal";
@@ -175,7 +161,7 @@ export class Streams {
       stream.end(shutOut ? "unauthorized" : "unavailable");
     };
     try {
-      const principal = this.deps.admission.again(headers);
+      const principal = this.deps.admission.again(authorization);
       if (principal instanceof Promise) void principal.then(goOn, refused);
       else goOn(principal);
     } catch (error) {
