@@ -16,6 +16,9 @@ export const whole = (min: number, max: number) =>
     .pipe(z.int().min(min, `must be ${min} to ${max}`).max(max, `must be ${min} to ${max}`))
     .openapi({ type: "integer", minimum: min, maximum: max });
 
+/** A named shape or null: `nullable()` is described as a shape that is never null, or changes the name's. */
+export const orNull = <T extends z.ZodType>(shape: T) => z.union([shape, z.null()]);
+
 /** For routes that take no query: an unknown parameter is a mistake of the client. */
 export const NoQuery = z.strictObject({});
 

@@ -78,3 +78,17 @@ test("revenue says which period its figures are of, and nothing of pages", async
   }
   expect(JSON.stringify(paths["/api/admin/invoices"])).toContain("from the cursor on");
 });
+
+test("a named shape that may be null is described as that shape or null, and keeps its own", async () => {
+  type Described = { type?: unknown; allOf?: { type?: unknown }[] };
+  const { components } = await at.app.json<{
+    components: { schemas: Record<string, Described & { properties?: Record<string, Described> }> };
+  }>("/openapi.json");
+  const wrong = Object.entries(components.schemas).flatMap(([name, schema]) => {
+    const both = Object.values(schema.properties ?? {}).some(({ allOf = [] }) =>
+      allOf.some(({ type }) => Array.isArray(type)),
+    );
+    return Array.isArray(schema.type) || both ? [name] : [];
+  });
+  expect(wrong).toEqual([]);
+});

@@ -1,6 +1,6 @@
 import { z } from "@hono/zod-openapi";
 import { roles, tiers } from "../../../db/alpine/schema";
-import { uuid, word } from "../../http/fields";
+import { orNull, uuid, word } from "../../http/fields";
 import { auditEvents, AuditRecord } from "../audit";
 import { format } from "../csv";
 import { pageQuery, pageShape } from "../page";
@@ -17,7 +17,7 @@ export type AdminUser = z.infer<typeof AdminUser>;
 
 /** One user, with what they have. */
 export const AdminUserDetails = AdminUser.extend({
-  subscription: Subscription.nullable().openapi({ description: "Null without a live one." }),
+  subscription: orNull(Subscription).openapi({ description: "Null without a live one." }),
 }).openapi("AdminUserDetails");
 export type AdminUserDetails = z.infer<typeof AdminUserDetails>;
 

@@ -9,7 +9,7 @@ import {
   type subscriptions,
   tiers,
 } from "../../../db/alpine/schema";
-import { uuid } from "../../http/fields";
+import { orNull, uuid } from "../../http/fields";
 import { format } from "../csv";
 import { pageQuery, pageShape } from "../page";
 
@@ -89,8 +89,8 @@ export type AdminInvoice = z.infer<typeof AdminInvoice>;
 /** What an account has, what it owes and what comes next. */
 export const CurrentSubscription = z
   .object({
-    subscription: Subscription.nullable().openapi({ description: "Null without a live one." }),
-    open_invoice: Invoice.nullable(),
+    subscription: orNull(Subscription).openapi({ description: "Null without a live one." }),
+    open_invoice: orNull(Invoice),
     next_period: z
       .object({
         tier,

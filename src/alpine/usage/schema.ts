@@ -1,7 +1,7 @@
 import { z } from "@hono/zod-openapi";
 import { routeClasses } from "../../../db/alpine/schema";
 import { ReceivedSignalOut } from "../../argo/signals/schema";
-import { uuid } from "../../http/fields";
+import { orNull, uuid } from "../../http/fields";
 import { format } from "../csv";
 import { pageQuery, pageShape } from "../page";
 import type { DeliveryRow, UsageRecord } from "./store";
@@ -62,9 +62,7 @@ export type Delivery = z.infer<typeof Delivery>;
 export const deliveriesQuery = (pageSizeMax: number) => z.strictObject(pageQuery(pageSizeMax));
 export const DeliveryList = z
   .object({
-    deliveries: z.array(
-      Delivery.extend({ signal: ReceivedSignalOut.nullable() }).openapi("Delivery"),
-    ),
+    deliveries: z.array(Delivery.extend({ signal: orNull(ReceivedSignalOut) }).openapi("Delivery")),
     usage_interval_seconds: intervalSeconds,
     ...pageShape,
   })
