@@ -13,6 +13,7 @@ const files = (pattern: string): string[] =>
 
 const read = (path: string): string => readFileSync(join(ROOT, path), "utf8");
 const sources = files("src/**/*.ts").filter((path) => !path.endsWith(".d.ts"));
+const clients = files("client/src/**/*.ts");
 
 /** What a file imports of this project, statically or not, as paths below the root. */
 function importsOf(path: string): string[] {
@@ -71,8 +72,20 @@ describe("imports go one way", () => {
     expect(edges(/./, /^src\/main\.ts$/)).toEqual([]);
   });
 
-  test("what runs imports no test and no bench", () => {
-    expect(edges(/./, /^(test|bench|examples)\//)).toEqual([]);
+  test("what runs imports no test, no bench and no client", () => {
+    expect(edges(/./, /^(test|bench|examples|client)\//)).toEqual([]);
+  });
+
+  test("the client imports what it depends on, and nothing of the server", () => {
+    const manifest = JSON.parse(read("client/package.json")) as { dependencies: object };
+    const own = new RegExp(`^(\\./\\w+\\.ts|${Object.keys(manifest.dependencies).join("|")})$`);
+    const names = clients.flatMap((path) =>
+      [...read(path).matchAll(/^(?:import|export|\})[^;"]* from "([^"]+)"/gm)].map(
+        (match) => match[1] ?? "",
+      ),
+    );
+    expect(names.length).toBeGreaterThan(10);
+    expect(names.filter((name) => !own.test(name))).toEqual([]);
   });
 
   test("no file imports itself by way of others", () => {
@@ -136,6 +149,7 @@ describe("text that is banned", () => {
   const all = [
     ...sources,
     ...tests,
+    ...clients,
     ...files("bench/**/*.ts"),
     ...files("db/**/*.ts"),
     ...files("*.ts"),
@@ -187,14 +201,14 @@ describe("text that is banned", () => {
 describe("the documents", () => {
   const documents = [
     ...files("*.md"),
-    ...files("{src,test,bench,db,examples}/**/*.md"),
+    ...files("{src,test,bench,db,examples,client}/**/*.md"),
     ...files(".env.example"),
     ...files("Dockerfile"),
   ];
   const everything = [
     ...documents,
     ...sources,
-    ...files("{test,bench,db,examples}/**/*.{ts,py,sql}"),
+    ...files("{test,bench,db,examples,client}/**/*.{ts,mjs,py,sql,json,toml}"),
     ...files("*.{ts,json}"),
   ].filter((path) => path !== relative(ROOT, import.meta.path));
 
@@ -215,7 +229,7 @@ describe("the documents", () => {
   });
 
   test("name only files that are there", () => {
-    const missing = files("*.md").flatMap((path) =>
+    const missing = files("{*,client/*}.md").flatMap((path) =>
       [...read(path).matchAll(/\]\((?!https?:|#|mailto:)([^)#]+)/g)]
         .map((match) => match[1] ?? "")
         .filter((link) => !existsSync(join(ROOT, dirname(path), link)))
@@ -229,13 +243,14 @@ test("dependencies are pinned to one version, and each is used", () => {
   const manifest = JSON.parse(read("package.json")) as Record<string, Record<string, string>>;
   const text = [
     ...sources,
+    ...clients,
     ...files("{test,bench,db}/**/*.ts"),
     ...files("*.ts"),
     "src/assets.d.ts",
   ]
     .map(read)
     .join("\n");
-  const tools = new Set(["oxlint", "bun-types"]);
+  const tools = new Set(["oxlint", "bun-types", "typescript"]);
   // Chosen for what is being built: each goes from this list with its first use.
   for (const name of ["cockatiel", "pg-boss"]) tools.add(name);
   for (const group of ["dependencies", "devDependencies"]) {
