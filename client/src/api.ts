@@ -6390,6 +6390,175 @@ export interface paths {
     patch?: never;
     trace?: never;
   };
+  "/api/signals/ws": {
+    parameters: {
+      query?: never;
+      header?: never;
+      path?: never;
+      cookie?: never;
+    };
+    /**
+     * Signals as they come, over a WebSocket
+     * @description The same sequence as the stream's, as JSON text frames, with one subscription at a time. The client sends what the schema `SocketMessage` says, within 16 KiB and at most 20 messages in 10 s: `subscribe` (with `resume_from` everything after this id first; another one takes the place of the last), `unsubscribe`, `ping`. The server sends `subscribed` with `resume_from` and `head`; `signal` with `id` and `signal`; every 15 s `head`; `ahead`, when `resume_from` was above the head, from which it goes on; `pong`; `unsubscribed`; `error` with the members of a problem document; and before it closes `end` with its `reason` and `id`. Every `id` is where to resume; the close says it again (`slow resume_from=3489`). Codes: 1001 draining, 1008 flood (too many messages) or idle (no subscription for 5 s), 1013 unavailable, 4001 unauthorized, 4002 plan, 4003 replaced, 4004 slow. `Origin`, where it is sent, must be this server or in CORS_ORIGINS. Browsers pass a ticket.
+     */
+    get: {
+      parameters: {
+        query?: {
+          /** @description From POST /api/signals/ws-ticket, for who cannot send an Authorization header. */
+          ticket?: string;
+        };
+        header?: never;
+        path?: never;
+        cookie?: never;
+      };
+      requestBody?: never;
+      responses: {
+        /** @description A WebSocket until either side closes it */
+        101: {
+          headers: {
+            [name: string]: unknown;
+          };
+          content?: never;
+        };
+        /** @description Bad request */
+        400: {
+          headers: {
+            [name: string]: unknown;
+          };
+          content: {
+            "application/problem+json": components["schemas"]["Problem"];
+          };
+        };
+        /** @description Unauthorized */
+        401: {
+          headers: {
+            [name: string]: unknown;
+          };
+          content: {
+            "application/problem+json": components["schemas"]["Problem"];
+          };
+        };
+        /** @description Forbidden */
+        403: {
+          headers: {
+            [name: string]: unknown;
+          };
+          content: {
+            "application/problem+json": components["schemas"]["Problem"];
+          };
+        };
+        /** @description Too many requests */
+        429: {
+          headers: {
+            [name: string]: unknown;
+          };
+          content: {
+            "application/problem+json": components["schemas"]["Problem"];
+          };
+        };
+        /** @description Service unavailable */
+        503: {
+          headers: {
+            [name: string]: unknown;
+          };
+          content: {
+            "application/problem+json": components["schemas"]["Problem"];
+          };
+        };
+      };
+    };
+    put?: never;
+    post?: never;
+    delete?: never;
+    options?: never;
+    head?: never;
+    patch?: never;
+    trace?: never;
+  };
+  "/api/signals/ws-ticket": {
+    parameters: {
+      query?: never;
+      header?: never;
+      path?: never;
+      cookie?: never;
+    };
+    get?: never;
+    put?: never;
+    /**
+     * A ticket that opens one WebSocket, for browsers
+     * @description Stands for the Authorization of this request: good once, for 60 s, as `?ticket=` of /api/signals/ws.
+     */
+    post: {
+      parameters: {
+        query?: never;
+        header?: never;
+        path?: never;
+        cookie?: never;
+      };
+      requestBody?: never;
+      responses: {
+        /** @description The ticket */
+        201: {
+          headers: {
+            [name: string]: unknown;
+          };
+          content: {
+            "application/json": components["schemas"]["Ticket"];
+          };
+        };
+        /** @description Bad request */
+        400: {
+          headers: {
+            [name: string]: unknown;
+          };
+          content: {
+            "application/problem+json": components["schemas"]["Problem"];
+          };
+        };
+        /** @description Unauthorized */
+        401: {
+          headers: {
+            [name: string]: unknown;
+          };
+          content: {
+            "application/problem+json": components["schemas"]["Problem"];
+          };
+        };
+        /** @description Forbidden */
+        403: {
+          headers: {
+            [name: string]: unknown;
+          };
+          content: {
+            "application/problem+json": components["schemas"]["Problem"];
+          };
+        };
+        /** @description Too many requests */
+        429: {
+          headers: {
+            [name: string]: unknown;
+          };
+          content: {
+            "application/problem+json": components["schemas"]["Problem"];
+          };
+        };
+        /** @description Service unavailable */
+        503: {
+          headers: {
+            [name: string]: unknown;
+          };
+          content: {
+            "application/problem+json": components["schemas"]["Problem"];
+          };
+        };
+      };
+    };
+    delete?: never;
+    options?: never;
+    head?: never;
+    patch?: never;
+    trace?: never;
+  };
   "/api/signals": {
     parameters: {
       query?: never;
@@ -6947,6 +7116,139 @@ export interface paths {
     patch?: never;
     trace?: never;
   };
+  "/api/hooks/{key}": {
+    parameters: {
+      query?: never;
+      header?: never;
+      path?: never;
+      cookie?: never;
+    };
+    get?: never;
+    put?: never;
+    /**
+     * Write one signal of an alert, such as TradingView's
+     * @description The key is a part of the address: make one of its own for each hook, with the scope signals:write alone. Each field of a signal is given as a constant or, beginning with `/`, as a JSON Pointer (RFC 6901) into the alert, which is JSON; a template gives those that are not named. Numbers may be texts; buy and long, sell and short, hold, flat, exit and close are understood. Answered within a second, after the commit is durable; 503 may be sent again: the same body within `dedupe_seconds` is the same signal.
+     */
+    post: {
+      parameters: {
+        query?: {
+          /** @description Where fields are found that are not named here. */
+          template?: "signal" | "tradingview";
+          symbol?: string;
+          action?: string;
+          entry_price?: string;
+          confidence?: string;
+          stop_price?: string;
+          target_price?: string;
+          timestamp?: string;
+          strategy?: string;
+          /** @description An alert whose own time is longer ago is refused. */
+          max_lag_seconds?: number;
+          /** @description The same body within this time is the same signal. */
+          dedupe_seconds?: number;
+        };
+        header?: never;
+        path: {
+          /** @description A key that writes signals, or ARGO_WRITE_TOKEN. */
+          key: string;
+        };
+        cookie?: never;
+      };
+      requestBody: {
+        content: {
+          "application/json": unknown;
+        };
+      };
+      responses: {
+        /** @description Durable */
+        201: {
+          headers: {
+            [name: string]: unknown;
+          };
+          content: {
+            "application/json": components["schemas"]["Accepted"];
+          };
+        };
+        /** @description Bad request */
+        400: {
+          headers: {
+            [name: string]: unknown;
+          };
+          content: {
+            "application/problem+json": components["schemas"]["Problem"];
+          };
+        };
+        /** @description Unauthorized */
+        401: {
+          headers: {
+            [name: string]: unknown;
+          };
+          content: {
+            "application/problem+json": components["schemas"]["Problem"];
+          };
+        };
+        /** @description Forbidden */
+        403: {
+          headers: {
+            [name: string]: unknown;
+          };
+          content: {
+            "application/problem+json": components["schemas"]["Problem"];
+          };
+        };
+        /** @description Payload too large */
+        413: {
+          headers: {
+            [name: string]: unknown;
+          };
+          content: {
+            "application/problem+json": components["schemas"]["Problem"];
+          };
+        };
+        /** @description Unsupported media type */
+        415: {
+          headers: {
+            [name: string]: unknown;
+          };
+          content: {
+            "application/problem+json": components["schemas"]["Problem"];
+          };
+        };
+        /** @description Unprocessable content */
+        422: {
+          headers: {
+            [name: string]: unknown;
+          };
+          content: {
+            "application/problem+json": components["schemas"]["Problem"];
+          };
+        };
+        /** @description Too many requests */
+        429: {
+          headers: {
+            [name: string]: unknown;
+          };
+          content: {
+            "application/problem+json": components["schemas"]["Problem"];
+          };
+        };
+        /** @description Service unavailable */
+        503: {
+          headers: {
+            [name: string]: unknown;
+          };
+          content: {
+            "application/problem+json": components["schemas"]["Problem"];
+          };
+        };
+      };
+    };
+    delete?: never;
+    options?: never;
+    head?: never;
+    patch?: never;
+    trace?: never;
+  };
   "/livez": {
     parameters: {
       query?: never;
@@ -7163,6 +7465,33 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
   schemas: {
+    SocketMessage:
+      | {
+          /** @enum {string} */
+          type: "subscribe";
+          resume_from?: number;
+          /**
+           * @description Symbol
+           * @example SPX
+           */
+          symbol?: string;
+          /**
+           * @description Strategy
+           * @example weighted_consensus
+           */
+          strategy?: string;
+          min_confidence?: number;
+          /** @default false */
+          premium_only: boolean;
+        }
+      | {
+          /** @enum {string} */
+          type: "unsubscribe";
+        }
+      | {
+          /** @enum {string} */
+          type: "ping";
+        };
     User: {
       /** Format: uuid */
       id: string;
@@ -8074,6 +8403,11 @@ export interface components {
       signals: components["schemas"]["ReceivedSignal"][];
       next_cursor: string | null;
       has_more: boolean;
+    };
+    Ticket: {
+      ticket: string;
+      /** @example 60 */
+      expires_in: number;
     };
     Stats: {
       total: number;
