@@ -80,7 +80,8 @@ export function createApp(deps: Deps) {
       config,
       metrics,
       now: deps.now,
-      ready: () => (state.draining ? "draining" : state.started ? null : "starting"),
+      ready: () =>
+        state.draining && !state.replaced ? "draining" : state.started ? null : "starting",
       signalsFault: async () => (argo ? argo.fault() : ((await signals?.fault())?.detail ?? null)),
       critical: argo ? "signals" : "database",
       accounts: async () => {

@@ -134,6 +134,7 @@ export const Variables = z.object({
   EMBEDDED: z.string().default("false").pipe(flag),
   BACKGROUND_TASKS: z.string().default("true").pipe(flag),
   SIGNALS_RETENTION_DAYS: z.string().pipe(count(1, 36_500)).optional(),
+  ASYNC_WORKERS: z.string().default("1").pipe(count(1, 64)),
 });
 
 /**
@@ -199,6 +200,8 @@ export type Config = Readonly<{
   backgroundTasks: boolean;
   /** Null: signals are kept. */
   signalsRetentionDays: number | null;
+  /** Processes that serve the port together; 1: this one alone. */
+  workers: number;
 }>;
 
 /** True for the hosts that only this machine can reach. */
@@ -268,6 +271,7 @@ export function readConfig(env: Record<string, string | undefined>, role: Role =
     stripeApiBase: v.STRIPE_API_BASE ?? null,
     backgroundTasks: v.BACKGROUND_TASKS,
     signalsRetentionDays: v.SIGNALS_RETENTION_DAYS ?? null,
+    workers: v.ASYNC_WORKERS,
   });
 }
 

@@ -8,12 +8,13 @@ import type { Config } from "./config";
 import { Admission } from "./http/admit";
 import { Guard } from "./http/guard";
 import { SlidingWindow } from "./http/limit";
-import type { SharedLimit } from "./http/share";
+import type { Meeting, SharedLimit } from "./http/share";
 import { createLog, type Logger } from "./platform/log";
 import { Metrics } from "./platform/metrics";
 import type { Redis } from "./platform/redis";
 import type { Synchronous } from "./platform/sqlite";
 import { watchAll } from "./watch";
+import type { Peers } from "./workers/peers";
 
 /** What the application stands on. Whoever opened it disposes it. */
 export type Deps = AsyncDisposable & {
@@ -30,7 +31,10 @@ export type Deps = AsyncDisposable & {
   mountAlpine: typeof mountAlpine | null;
   redis: Redis | null;
   admission: Admission;
-  state: { started: boolean; draining: boolean };
+  /** `replaced` when another worker has taken the place of this one: traffic stays welcome. */
+  state: { started: boolean; draining: boolean; replaced: boolean };
+  /** Null where this is the only process of its server. */
+  peers: Peers | null;
 };
 
 /** Of a process that has the signals itself, which `demo` and others know that they are. */
@@ -46,6 +50,8 @@ export type Overrides = {
   beforeWriting?: () => void;
   /** OFF only to measure what durability costs. */
   synchronous?: Synchronous;
+  /** The other workers of the same server. */
+  peers?: Peers;
   /** Without a mail server, log what mails would have led to. */
   showLinks?: boolean;
 };
@@ -55,8 +61,9 @@ const limiterKeysMax = 100_000;
 /** Opens everything that the configuration asks for. @throws SetupError that names the fix. */
 export async function openDeps(config: Config, overrides: Overrides = {}): Promise<Deps> {
   const now = overrides.now ?? Date.now;
-  const log = overrides.log ?? createLog(config.logLevel);
-  const metrics = new Metrics();
+  const peers = overrides.peers ?? null;
+  const log = overrides.log ?? createLog(config.logLevel, peers && { worker: peers.slot });
+  const metrics = new Metrics(peers);
   const limiter = new SlidingWindow({
     limit: config.rateLimitPerMinute,
     keysMax: limiterKeysMax,
@@ -87,6 +94,7 @@ export async function openDeps(config: Config, overrides: Overrides = {}): Promi
     now,
     beforeWriting,
     synchronous,
+    chores: peers === null || peers.slot === 1,
   }).catch(async (error: unknown) => {
     await accounts[Symbol.asyncDispose]();
     await closeRedis();
@@ -94,7 +102,7 @@ export async function openDeps(config: Config, overrides: Overrides = {}): Promi
   });
   const { argo, remote } = signals;
   const { alpine } = accounts;
-  const shared = redis && (await shareLimit(limiter, redis));
+  const shared = await shareLimit(limiter, redis, peers);
   watchAll(metrics, { argo, remote: remote?.signals ?? null, alpine, redis, limiter, shared });
   const common = { config, log, now, argo, remote };
   const tasks = alpine && config.backgroundTasks ? { ...common, alpine } : null;
@@ -110,7 +118,8 @@ export async function openDeps(config: Config, overrides: Overrides = {}): Promi
     mountAlpine: accounts.mountAlpine,
     redis,
     admission: new Admission(config, new Guard(config, alpine?.credentials), limiter),
-    state: { started: false, draining: false },
+    state: { started: false, draining: false, replaced: false },
+    peers,
     [Symbol.asyncDispose]: async () => {
       await background?.[Symbol.asyncDispose]();
       await argo?.[Symbol.asyncDispose]();
@@ -157,11 +166,22 @@ function inBackground({ argo, remote, ...common }: Tasks): AsyncDisposable {
   };
 }
 
-/** One limit for all processes that this Redis is configured for. */
-async function shareLimit(limiter: SlidingWindow, redis: Redis): Promise<SharedLimit> {
-  const { SharedLimit } = await import("./http/share");
-  return new SharedLimit(limiter, redis);
+/** One limit for all processes that this Redis is configured for, or for the workers of a server. */
+async function shareLimit(
+  limiter: SlidingWindow,
+  redis: Redis | null,
+  peers: Peers | null,
+): Promise<SharedLimit | null> {
+  if (!redis && !peers) return null;
+  const { inRedis, SharedLimit } = await import("./http/share");
+  const meeting = redis ? inRedis(redis) : peers && inSupervisor(peers);
+  return meeting && new SharedLimit(limiter, meeting);
 }
+
+const inSupervisor = (peers: Peers): Meeting => ({
+  connected: true,
+  exchange: (keys, numbers) => peers.exchange(keys, numbers),
+});
 
 /** The signal file, or for the role `alpine` an argo elsewhere that has it. */
 async function openSignals(options: ArgoOptions): Promise<Pick<Deps, "argo" | "remote">> {

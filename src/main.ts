@@ -25,6 +25,7 @@ async function configOf(flags: Flags, below: Flags = {}, above: Flags = {}): Pro
       SIGNALS_DB: flags["db"],
       LOG_LEVEL: flags["logLevel"],
       EMBEDDED: flags["embedded"] && "true",
+      ASYNC_WORKERS: flags["workers"],
     }).filter(([, value]) => value !== undefined),
   );
   return readConfig(
@@ -54,10 +55,21 @@ program
   .option("--log-level <level>", "fatal, error, warn, info, debug, trace or silent (LOG_LEVEL)")
   .addOption(roleOption)
   .option("--embedded", "keep accounts in the embedded Postgres, reached from elsewhere (EMBEDDED)")
+  .option("--workers <n>", "processes that serve the port together (ASYNC_WORKERS)")
+  // Said by the supervisor of several workers to each of them.
+  .addOption(new Option("--as-worker <slot>").hideHelp())
   .addHelpText("after", `\nVariables: ${Object.keys(Variables.shape).join(", ")}`)
   .action(async (_options, command: Command) => {
-    const { serve } = await import("./cli/serve");
-    await serve(await configOf(command.optsWithGlobals()));
+    const flags: Flags = command.optsWithGlobals();
+    const config = await configOf(flags);
+    const slot = Number(flags["asWorker"] ?? 0);
+    if (slot === 0 && config.workers > 1) {
+      const { superviseWorkers } = await import("./cli/workers");
+      process.exitCode = await superviseWorkers(config, process.argv.slice(2));
+    } else {
+      const { serve } = await import("./cli/serve");
+      await serve(config, slot);
+    }
   });
 
 program
@@ -71,7 +83,8 @@ program
     const flags: Flags = command.optsWithGlobals();
     const usual = { LOG_LEVEL: "warn", SHUTDOWN_DELAY_SECONDS: "0" };
     // Never beside real signals or accounts, whatever the environment says of those.
-    const own = { DATA_DIR: flags["dataDir"] ?? "./data/demo", SIGNALS_DB: flags["db"] };
+    const data = { DATA_DIR: flags["dataDir"] ?? "./data/demo", SIGNALS_DB: flags["db"] };
+    const own = { ...data, ASYNC_WORKERS: "" };
     const real = ["DATABASE_URL", "REDIS_URL", "REDIS_HOST", "JWT_SECRET", "SMTP_URL"];
     const none = [...real.flatMap((name) => [name, `${name}_FILE`]), "REQUIRE_VERIFIED_EMAIL"];
     const config = await configOf(flags, usual, {

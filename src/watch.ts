@@ -6,6 +6,7 @@ import type { SharedLimit } from "./http/share";
 import { droppedLines } from "./platform/log";
 import type { Metrics } from "./platform/metrics";
 import type { Redis } from "./platform/redis";
+import type { Aggregator } from "./platform/series";
 
 type Watched = {
   argo: Argo | null;
@@ -16,7 +17,14 @@ type Watched = {
   shared: SharedLimit | null;
 };
 
-type Row = [type: "counter" | "gauge", name: string, help: string, read: () => number];
+type Row = [
+  type: "counter" | "gauge",
+  name: string,
+  help: string,
+  read: () => number,
+  /** Of several workers: the sum unless said otherwise. */
+  aggregator?: Aggregator,
+];
 
 /** Metrics whose values somebody else keeps: read when they are scraped. */
 export function watchAll(metrics: Metrics, watched: Watched): void {
@@ -47,7 +55,7 @@ export function watchAll(metrics: Metrics, watched: Watched): void {
         () => both((a) => a.made),
       ],
       ["gauge", "argo_answers_bytes", "Bytes of answers held.", () => both((a) => a.bytes)],
-      ["gauge", "argo_head_id", "Highest id in the signal file.", () => reader.head.maxId],
+      ["gauge", "argo_head_id", "Highest id in the signal file.", () => reader.head.maxId, "max"],
       ["counter", "argo_commits_total", "Group commits of the writer.", () => writer.commits],
       ["gauge", "argo_streams_open", "Streams of signals.", () => feed.followers],
       ["gauge", "argo_polls_waiting", "Polls that wait for a change.", () => feed.watchers],
@@ -63,13 +71,14 @@ export function watchAll(metrics: Metrics, watched: Watched): void {
         "argo_future_dated_signals",
         "Newest signals dated more than 300 s ahead, at most 100 counted: they pin the top.",
         () => argo.futureDated,
+        "max",
       ],
     );
   }
   if (remote) {
     const { upstream } = remote;
     rows.push(
-      ["gauge", "remote_circuit_open", "1 while argo is away.", () => Number(upstream.open)],
+      ["gauge", "remote_circuit_open", "1 while argo is away.", () => Number(upstream.open), "max"],
       ["counter", "remote_requests_total", "Requests sent to argo.", () => upstream.requests],
       ["counter", "remote_failures_total", "Those that failed.", () => upstream.failures],
       ["counter", "remote_retries_total", "Those sent once more.", () => upstream.retries],
@@ -81,14 +90,15 @@ export function watchAll(metrics: Metrics, watched: Watched): void {
   if (alpine) {
     const { changes, credentials, meters, usage } = alpine;
     rows.push(
-      ["gauge", "accounts_up", "1 while accounts can be used.", () => Number(alpine.up)],
-      ["gauge", "accounts_keys", "Good keys held in process.", () => credentials.keyCount],
-      ["gauge", "accounts_revocations", "Revocations held.", () => credentials.revokedCount],
+      ["gauge", "accounts_up", "1 while accounts can be used.", () => Number(alpine.up), "min"],
+      ["gauge", "accounts_keys", "Good keys held in process.", () => credentials.keyCount, "max"],
+      ["gauge", "accounts_revocations", "Revocations held.", () => credentials.revokedCount, "max"],
       [
         "gauge",
         "accounts_changes_age_seconds",
         "For how long nothing is known of what other processes have changed.",
         () => changes.ageMs / 1000,
+        "max",
       ],
       ["gauge", "usage_pending_rows", "Counts that wait for the database.", () => usage.pending],
       ["counter", "usage_dropped_total", "Counts that could not be kept.", () => usage.dropped],
@@ -108,7 +118,7 @@ export function watchAll(metrics: Metrics, watched: Watched): void {
   }
   if (redis) {
     rows.push(
-      ["gauge", "redis_up", "1 while Redis answers in time.", () => Number(redis.up)],
+      ["gauge", "redis_up", "1 while Redis answers in time.", () => Number(redis.up), "min"],
       ["counter", "redis_failed_total", "Refused, or not answered in time.", () => redis.failed],
       ["counter", "redis_skipped_total", "Done without Redis.", () => redis.skipped],
     );

@@ -28,6 +28,8 @@ export type ArgoOptions = {
   now: () => number;
   beforeWriting: () => void;
   synchronous: Synchronous;
+  /** Whether this process is the one of those with this file that deletes what is past its time. */
+  chores: boolean;
 };
 
 const deadlineMs = 5_000;
@@ -113,6 +115,7 @@ export class Argo implements AsyncDisposable {
       path: config.signalsDb,
       synchronous: options.synchronous,
       retentionDays: config.signalsRetentionDays,
+      chores: options.chores,
       now,
       metrics,
       onEvent: threadEvents(log),

@@ -10,7 +10,8 @@ import { argoOf, type Deps } from "../deps";
 import { makeDirectory } from "../platform/directory";
 import { ownDirectory } from "../platform/lock";
 import { layHistory } from "./demo-history";
-import { start, untilSignal } from "./serve";
+import { start } from "./serve";
+import { untilSignal } from "./until-signal";
 
 const symbol = "SPX";
 const everyMs = 5_000;

@@ -217,7 +217,8 @@ function readable(path: string): boolean {
   }
 }
 
-async function redis({ redisUrl }: Config): Promise<Check> {
+/** Also of servers without accounts, for their limits. */
+export async function redis({ redisUrl }: Config): Promise<Check> {
   const name = "redis";
   if (redisUrl === null) return ok(name, "none: one process holds what it would");
   const client = new Redis(redisUrl, {

@@ -11,6 +11,7 @@ import { type Check, fail, ok, warn } from "./check";
 import { asSetupError, isSqlite, shortDamage, tryReader } from "./file";
 import { lostCommits } from "../platform/wal";
 import { grouped, type Output, seconds } from "./output";
+import { mustFitWorkers } from "./workers";
 
 export type DoctorOptions = { quick?: boolean };
 
@@ -51,6 +52,7 @@ async function examine(configOf: () => Promise<Config>, options: DoctorOptions):
       ? await signalsHere(config, options)
       : await signalsElsewhere(config, config.argoUrl)),
     await port(config),
+    ...workers(config),
     ...access(config),
     ...(await accounts(config)),
   ];
@@ -74,11 +76,23 @@ async function signalsElsewhere(config: Config, url: string): Promise<Check[]> {
   ];
 }
 
+function workers(config: Config): Check[] {
+  const name = "workers";
+  if (config.workers === 1) return [];
+  try {
+    mustFitWorkers(config);
+    return [ok(name, `${config.workers} processes serve the port together`)];
+  } catch (error) {
+    if (!(error instanceof SetupError)) throw error;
+    return [fail(name, error.message, error.fix)];
+  }
+}
+
 /** Loaded where they are looked at. */
 async function accounts(config: Config): Promise<Check[]> {
-  if (config.role === "argo") return [];
-  const { accountChecks } = await import("./doctor-accounts");
-  return accountChecks(config);
+  if (config.role === "argo" && config.redisUrl === null) return [];
+  const { accountChecks, redis } = await import("./doctor-accounts");
+  return config.role === "argo" ? [await redis(config)] : accountChecks(config);
 }
 
 function directory({ signalsDb }: Config): Check {

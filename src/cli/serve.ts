@@ -5,9 +5,13 @@ import { type Deps, openDeps, type Overrides } from "../deps";
 import { SetupError } from "../errors";
 import { endLog } from "../platform/log";
 import { version } from "../version";
+import { mustBeFree, portTaken, urlOf } from "./port";
+import { untilSignal } from "./until-signal";
 
 /** With the delay before it well under the 10 s after which Docker kills. */
 const drainMs = 7_000;
+/** For so long a listener stays that new connections are led past: their handshakes end with it. */
+const handshakeMs = 1_000;
 
 export type Running = AsyncDisposable & {
   url: string;
@@ -21,8 +25,10 @@ export type Running = AsyncDisposable & {
  * @throws SetupError when the port is taken or the signal file cannot be served.
  */
 export async function start(config: Config, overrides: Overrides = {}): Promise<Running> {
-  const deps = await openDeps(config, { beforeWriting: () => mustBeFree(config), ...overrides });
-  const { log, state } = deps;
+  // The port of workers has been looked at by their supervisor.
+  const beforeWriting = () => (overrides.peers ? undefined : mustBeFree(config));
+  const deps = await openDeps(config, { beforeWriting, ...overrides });
+  const { log, state, peers } = deps;
   const failure = Promise.withResolvers<never>();
   failure.promise.catch(() => undefined);
   let server: Server<unknown>;
@@ -32,13 +38,15 @@ export async function start(config: Config, overrides: Overrides = {}): Promise<
     await deps[Symbol.asyncDispose]();
     throw error;
   }
-  if (deps.alpine) {
-    deps.alpine.started.then(
-      () => (state.started = true),
-      (error: unknown) => failure.reject(error),
-    );
-  } else state.started = true;
-  const url = `http://${config.host.includes(":") ? `[${config.host}]` : config.host}:${server.port}`;
+  const port = server.port ?? config.port;
+  peers?.listening(port);
+  const started = () => {
+    state.started = true;
+    peers?.ready();
+  };
+  if (deps.alpine) deps.alpine.started.then(started, (error: unknown) => failure.reject(error));
+  else started();
+  const url = urlOf({ ...config, port });
   if (!config.accessImplied && config.access === "open" && !isLoopback(config.host)) {
     log.warn("SIGNALS_ACCESS=open: everybody who reaches this server reads every signal");
   }
@@ -46,7 +54,7 @@ export async function start(config: Config, overrides: Overrides = {}): Promise<
     log.warn("a token is needed to read and there is none: set ARGO_READ_TOKEN");
   }
   const signals = config.argoUrl ?? config.signalsDb;
-  log.info({ url, version, role: config.role, signals }, "listening");
+  if (!peers) log.info({ url, version, role: config.role, signals }, "listening");
   return {
     url,
     deps,
@@ -54,12 +62,16 @@ export async function start(config: Config, overrides: Overrides = {}): Promise<
     [Symbol.asyncDispose]: async () => {
       state.draining = true;
       // Load balancers see /readyz; clients that come on are answered and told to close.
-      await Bun.sleep(config.shutdownDelaySeconds * 1000);
+      const delayMs = config.shutdownDelaySeconds * 1000;
+      await Bun.sleep(state.replaced ? Math.max(delayMs, handshakeMs) : delayMs);
       // Else the listener would wait for them.
       deps.argo?.feed.drain();
       const late = setTimeout(() => void server.stop(true), drainMs);
-      await server.stop();
+      const stopped = server.stop();
+      peers?.closed();
+      await stopped;
       clearTimeout(late);
+      await peers?.departing();
       await deps[Symbol.asyncDispose]();
       log.info("stopped");
       await endLog(log);
@@ -67,15 +79,25 @@ export async function start(config: Config, overrides: Overrides = {}): Promise<
   };
 }
 
-/** Runs until SIGTERM, SIGINT or SIGHUP, then drains; a signal during the start is obeyed after it. */
-export async function serve(config: Config): Promise<void> {
+/**
+ * Runs until SIGTERM, SIGINT or SIGHUP, then drains; a signal during the start is obeyed after it.
+ * `slot` is 0 for a server of one process, else that of this worker.
+ */
+export async function serve(config: Config, slot: number): Promise<void> {
   mustSayEmbedded(config);
   const stop = untilSignal();
-  const running = await start(config);
-  void tellSetup(running);
-  void tellSecrets(running);
+  const peers = slot === 0 ? null : new (await import("../workers/peers")).Peers(slot, process);
+  const running = await start(config, peers ? { peers } : {});
+  // Once for all workers.
+  if (slot <= 1) {
+    void tellSetup(running);
+    void tellSecrets(running);
+  }
+  const left = peers?.leave.then(({ replaced }) => {
+    running.deps.state.replaced = replaced;
+  });
   try {
-    await Promise.race([stop, running.failed]);
+    await Promise.race([stop, running.failed, ...(left ? [left] : [])]);
   } catch (error) {
     await running[Symbol.asyncDispose]();
     throw error;
@@ -142,16 +164,6 @@ function mustSayEmbedded({ role, host, databaseUrl, embedded }: Config): void {
   );
 }
 
-/** Resolves at the first signal. Further ones change nothing: a terminal may send one twice. */
-export function untilSignal(): Promise<void> {
-  return new Promise((resolve) => {
-    process.on("SIGTERM", () => resolve());
-    process.on("SIGINT", () => resolve());
-    // The terminal was closed.
-    process.on("SIGHUP", () => resolve());
-  });
-}
-
 function listen(config: Config, deps: Deps): Server<unknown> {
   const app = createApp(deps);
   const whole = (request: Request, own: Server<unknown>) => app.fetch(request, own);
@@ -176,7 +188,7 @@ function listen(config: Config, deps: Deps): Server<unknown> {
       idleTimeout: 10,
       development: false,
       // Else Bun shares the port outside of development, and a second server takes half the polls.
-      reusePort: false,
+      reusePort: deps.peers !== null,
       error: (error) => {
         deps.log.error({ err: error }, "request failed outside the application");
         return new Response(null, { status: 500 });
@@ -185,26 +197,4 @@ function listen(config: Config, deps: Deps): Server<unknown> {
   } catch (cause) {
     throw portTaken(config, cause);
   }
-}
-
-/** Before anything is written: a second server on one port must leave no trace. */
-function mustBeFree({ host, port }: Config): void {
-  if (port === 0) return;
-  try {
-    const probe = Bun.listen({ hostname: host, port, socket: { data() {} } });
-    probe.stop(true);
-  } catch (cause) {
-    throw portTaken({ host, port }, cause);
-  }
-}
-
-function portTaken({ host, port }: Pick<Config, "host" | "port">, cause: unknown): SetupError {
-  const code = cause instanceof Error && "code" in cause ? String(cause.code) : "";
-  const fix =
-    code === "EADDRINUSE"
-      ? "Stop what uses the port, or choose another with PORT or --port."
-      : code === "EACCES"
-        ? "Ports below 1024 need rights of their own; choose another with PORT or --port."
-        : "HOST or --host must be an address of this machine.";
-  return new SetupError(`Cannot listen on ${host}:${port}${code && ` (${code})`}.`, fix, { cause });
 }

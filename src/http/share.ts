@@ -6,12 +6,42 @@ const intervalMs = 200;
 const spacingMs = 10;
 const keysPerCall = 250;
 
+/** Where the counts of several processes come together. */
+export type Meeting = {
+  /** Whether an exchange would be made now. */
+  readonly connected: boolean;
+  /**
+   * Adds to the windows of these keys what was let in. `numbers` has five for each: its limit, let in
+   * since the last time, and the window as this process knows it: elapsed ms, current, previous.
+   * @returns elapsed, current and previous of each for all processes; undefined without an answer.
+   */
+  exchange(keys: string[], numbers: number[]): Promise<number[] | undefined>;
+};
+
+/** All processes for which this Redis is configured. */
+export function inRedis(redis: Redis): Meeting {
+  return {
+    get connected() {
+      return redis.connected;
+    },
+    exchange: async (names, numbers) => {
+      const keys = names.map((name) => `limit:${name}`);
+      const args = [windowMs, ...numbers];
+      const reply = await redis.attempt((client) => exchangeScript.run(client, keys, args), {
+        background: true,
+      });
+      return reply as number[] | undefined;
+    },
+  };
+}
+
 /**
  * Makes the windows of a limiter one for several processes, while every request is still decided
  * from memory. In the background each process adds what it let in to the key's window in Redis, and
  * takes over that window: when it began, and its counts for all processes. Redis measures the time,
  * so the clocks of machines need not agree. A window that Redis does not know begins there as the
- * process knows it: a flush costs nothing. While Redis is gone each process counts for itself.
+ * process knows it: a flush costs nothing. While Redis is gone each process counts for itself. The
+ * workers of one supervisor that have no Redis meet in its memory instead (`workers/counts.ts`).
  *
  * The bound of what N processes let in beyond `limit`, at r requests of one key a second in all:
  * what one of them lets in is known to all others after 2 × 200 ms and two round trips, so steadily
@@ -21,7 +51,7 @@ const keysPerCall = 250;
  * than a hundredth of the limit are not told: addresses that come once are not worth a word.
  */
 export class SharedLimit implements AsyncDisposable {
-  /** Exchanges with Redis that succeeded. */
+  /** Exchanges that succeeded. */
   exchanges = 0;
   #noted: Window[] = [];
   #timer: Timer | undefined;
@@ -32,7 +62,7 @@ export class SharedLimit implements AsyncDisposable {
 
   constructor(
     private readonly limiter: SlidingWindow,
-    private readonly redis: Redis,
+    private readonly meeting: Meeting,
   ) {
     limiter.share((window) => this.#note(window));
   }
@@ -71,7 +101,7 @@ export class SharedLimit implements AsyncDisposable {
   async #run(): Promise<void> {
     this.#hurried = false;
     this.#lastAt = performance.now();
-    if (!this.redis.connected) return;
+    if (!this.meeting.connected) return;
     const noted = this.#noted;
     this.#noted = [];
     const told = noted.filter((window) => this.#isWorthTelling(window));
@@ -92,18 +122,15 @@ export class SharedLimit implements AsyncDisposable {
     const { now } = this.limiter.options;
     const sentAt = now();
     const sent = windows.map((window) => window.unsent);
-    const args: number[] = [windowMs];
+    const numbers: number[] = [];
     for (const { quota, unsent, startedAt, current, previous } of windows) {
       // What was let in before this window began, while Redis was gone, is no longer its business.
       const elapsed = Math.max(0, sentAt - startedAt);
-      args.push(quota.limit, Math.min(unsent, current), elapsed, current, previous);
+      numbers.push(quota.limit, Math.min(unsent, current), elapsed, current, previous);
     }
-    const keys = windows.map((window) => `limit:${window.key}`);
-    const reply = await this.redis.attempt((client) => exchangeScript.run(client, keys, args), {
-      background: true,
-    });
-    if (reply === undefined) return false;
-    const counts = reply as number[];
+    const keys = windows.map((window) => window.key);
+    const counts = await this.meeting.exchange(keys, numbers);
+    if (counts === undefined) return false;
     for (const [i, window] of windows.entries()) {
       const [elapsed = 0, current = 0, previous = 0] = counts.slice(3 * i, 3 * i + 3);
       window.unsent -= sent[i] ?? 0;

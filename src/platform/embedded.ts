@@ -7,6 +7,7 @@ import pg from "pg";
 import { SetupError } from "../errors";
 import { makeDirectory } from "./directory";
 import type { Logger } from "./log";
+import { self } from "./self";
 
 /** What the process of the database tells on its standard output, a line of JSON each. */
 export type ChildWord = { ready: true } | { fault: string; fix: string };
@@ -230,13 +231,6 @@ async function launch({ dir, log }: EmbeddedOptions, socketDir: string): Promise
     `The embedded Postgres in ${dir} did not start (${outcome}).`,
     "Free disk space and memory, or set DATABASE_URL to a Postgres of your own.",
   );
-}
-
-/** This program once more: from source, or the compiled binary. */
-function self(): string[] {
-  return Bun.main.startsWith("/$bunfs/")
-    ? [process.execPath]
-    : [process.execPath, Bun.fileURLToPath(new URL("../main.ts", import.meta.url))];
 }
 
 /** The end of its input is the word to close and end. */

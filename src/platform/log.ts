@@ -10,9 +10,9 @@ export let droppedLines = 0;
 
 /**
  * JSON lines on standard output, without transports: a compiled binary has no worker for them.
- * A reader of the log that stalls costs lines, never an answer.
+ * A reader of the log that stalls costs lines, never an answer. What is `always` said is in each.
  */
-export function createLog(level: string): Logger {
+export function createLog(level: string, always: Record<string, unknown> | null = null): Logger {
   const destination = pino.destination({ dest: 1, sync: false, maxLength: waitingBytesMax });
   destination.on("drop", () => {
     droppedLines += 1;
@@ -20,7 +20,7 @@ export function createLog(level: string): Logger {
   const log = pino(
     {
       level,
-      base: undefined,
+      base: always ?? undefined,
       timestamp: pino.stdTimeFunctions.isoTime,
       formatters: { level: (label) => ({ level: label }) },
       // Headers and bodies are never logged; this is the second line of defence.

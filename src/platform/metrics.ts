@@ -1,5 +1,17 @@
 import type { Metric, Registry } from "prom-client";
-import { HeldCounter, HeldHistogram, Watched, type Held } from "./series";
+import { AppError } from "../errors";
+import { type Aggregator, HeldCounter, HeldHistogram, Watched, type Held } from "./series";
+
+/** The metrics of one process, as its registry describes them. */
+export type Snapshot = Awaited<ReturnType<Registry["getMetricsAsJSON"]>>;
+
+/** Those who are scraped together with this process. */
+type Others = {
+  /** Has `read` answer for this process. */
+  onSnapshot(read: () => Promise<Snapshot>): void;
+  /** The text of all; undefined when it cannot be had. */
+  metrics(): Promise<string | undefined>;
+};
 
 const seconds = [0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1, 5];
 
@@ -40,15 +52,32 @@ export class Metrics {
   );
   #registry: Promise<Registry> | null = null;
 
-  /** A value that somebody else keeps, read when it is scraped. */
-  watch(type: "counter" | "gauge", name: string, help: string, read: () => number): void {
-    this.#add(new Watched(type, name, help, read));
+  constructor(private readonly others: Others | null = null) {
+    others?.onSnapshot(async () => (await this.#known()).getMetricsAsJSON());
   }
 
-  /** The text that Prometheus scrapes, with its content type. */
+  /** A value that somebody else keeps, read when it is scraped. */
+  watch(
+    type: "counter" | "gauge",
+    name: string,
+    help: string,
+    read: () => number,
+    aggregator: Aggregator = "sum",
+  ): void {
+    this.#add(new Watched(type, name, help, read, aggregator));
+  }
+
+  /** The text that Prometheus scrapes, with its content type. @throws AppError 503. */
   async expose(): Promise<{ type: string; text: string }> {
-    const registry = await (this.#registry ??= this.#makeRegistry());
-    return { type: registry.contentType, text: await registry.metrics() };
+    const registry = await this.#known();
+    const text = await (this.others ?? registry).metrics();
+    // The numbers of one alone would be taken for a restart of everything.
+    if (text === undefined) throw new AppError("unavailable", "The supervisor does not answer.");
+    return { type: registry.contentType, text };
+  }
+
+  #known(): Promise<Registry> {
+    return (this.#registry ??= this.#makeRegistry());
   }
 
   #add<H extends Held>(held: H): H {

@@ -1,6 +1,9 @@
 type Labels = Record<string, string | number>;
 type Value = { labels: Labels; value: number; metricName?: string };
 
+/** How the values of several processes become one. */
+export type Aggregator = "sum" | "min" | "max";
+
 /** A metric as the registry of prom-client asks for it at a scrape. */
 export type Held = {
   readonly name: string;
@@ -110,11 +113,12 @@ export class Watched implements Held {
     readonly name: string,
     readonly help: string,
     private readonly read: () => number,
+    private readonly aggregator: Aggregator,
   ) {}
 
   get() {
-    const { name, help, type } = this;
+    const { name, help, type, aggregator } = this;
     const values = [{ labels: {}, value: this.read() }];
-    return Promise.resolve({ name, help, type, aggregator: "sum", values });
+    return Promise.resolve({ name, help, type, aggregator, values });
   }
 }

@@ -147,6 +147,15 @@ test("names who may read and write, and a configuration that is refused", async 
   expect([open.code, open.faults]).toEqual([0, ["warn writing", "warn reading"]]);
   const keyed = await examine(db, { env: { HOST: "0.0.0.0" } }, ...argo);
   expect(keyed.of("reading")?.detail).toContain("no read token");
+  const several = { ASYNC_WORKERS: "2", REDIS_URL: "redis://127.0.0.1:1" };
+  const workers = await examine(db, { env: several }, ...argo);
+  expect([workers.code, workers.faults]).toEqual([0, ["warn redis"]]);
+  expect(workers.of("workers")?.detail).toContain("2 processes");
+  const embedded = await examine(db, { env: several });
+  expect([embedded.code, embedded.of("workers")?.detail]).toEqual([
+    1,
+    expect.stringContaining("serves one process"),
+  ]);
   const refused = await examine(db, { env: { PORT: "99999", TRUST_PROXY: "x" } });
   expect([refused.code, refused.faults]).toEqual([1, ["fail configuration"]]);
   expect(refused.of("configuration")?.detail).toMatch(/PORT.*TRUST_PROXY/);

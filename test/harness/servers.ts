@@ -408,7 +408,8 @@ function signal(pid: number, name: NodeJS.Signals): void {
   }
 }
 
-function childrenOf(pid: number): number[] {
+/** The processes that one has started and that are there. */
+export function childrenOf(pid: number): number[] {
   return readdirSync("/proc")
     .map(Number)
     .filter((each) => Number.isInteger(each) && parentOf(each) === pid);

@@ -1,6 +1,6 @@
 /** One of several processes that share a limit: offers requests of one key and says what it let in. */
 import { SlidingWindow } from "../../src/http/limit.ts";
-import { SharedLimit } from "../../src/http/share.ts";
+import { inRedis, SharedLimit } from "../../src/http/share.ts";
 import { createLog } from "../../src/platform/log.ts";
 import { Redis } from "../../src/platform/redis.ts";
 import { spawnChild, tail } from "../harness/children.ts";
@@ -43,7 +43,7 @@ if (import.meta.main) {
   const { url, limit, requestsPerSecond, seconds } = orders;
   await using redis = new Redis({ url, log: createLog("silent") });
   const limiter = new SlidingWindow({ limit, keysMax: 1_000, now: Date.now });
-  await using _ = new SharedLimit(limiter, redis);
+  await using _ = new SharedLimit(limiter, inRedis(redis));
   await until(() => redis.up, "redis");
   console.log("ready");
   // Its end begins it, for all processes together.

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { Redis as Client } from "ioredis";
 import { SlidingWindow } from "../../src/http/limit.ts";
-import { SharedLimit } from "../../src/http/share.ts";
+import { inRedis, SharedLimit } from "../../src/http/share.ts";
 import { createLog } from "../../src/platform/log.ts";
 import { Redis } from "../../src/platform/redis.ts";
 import { openApp } from "../harness/app.ts";
@@ -27,7 +27,7 @@ type Member = { limiter: SlidingWindow; shared: SharedLimit; redis: Redis } & As
 async function member(limit: number, url = server.url, now = Date.now): Promise<Member> {
   const redis = new Redis({ url, log });
   const limiter = new SlidingWindow({ limit, keysMax: 100_000, now });
-  const shared = new SharedLimit(limiter, redis);
+  const shared = new SharedLimit(limiter, inRedis(redis));
   await until(() => redis.up, "redis");
   return {
     limiter,

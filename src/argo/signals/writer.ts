@@ -13,6 +13,8 @@ type Options = {
   metrics: Metrics;
   /** After so many days signals are deleted; null for never. */
   retentionDays: number | null;
+  /** Whether it deletes by itself what is past its time. */
+  chores: boolean;
   onEvent: (event: string, data: unknown) => void;
 };
 type Waiting = {
@@ -66,6 +68,7 @@ export class SignalWriter implements AsyncDisposable {
       onEvent: options.onEvent,
     });
     this.#forgetTimer = setInterval(() => {
+      if (!options.chores) return;
       // Failing costs nothing: they are forgotten a minute later.
       this.forget().catch((error: unknown) => {
         options.onEvent("note", {

@@ -1,0 +1,71 @@
+import type { Snapshot } from "../platform/metrics";
+import { Channel } from "./channel";
+import { steer } from "./steer";
+
+const answerMs = 2_000;
+
+/** What a worker has of the others, through their supervisor. */
+export class Peers {
+  readonly #channel: Channel;
+  readonly #leave = Promise.withResolvers<{ replaced: boolean }>();
+  #snapshot: () => Promise<Snapshot> = () => Promise.resolve([]);
+
+  constructor(
+    /** Its place among them, from 1 on. What only one process need do is done by the first. */
+    readonly slot: number,
+    pipe: NodeJS.Process,
+  ) {
+    this.#channel = new Channel((message) => pipe.send?.(message), {
+      leave: (asked: { replaced: boolean }) => this.#leave.resolve(asked),
+      snapshot: () => this.#snapshot(),
+      steer: ({ port, away }: { port: number; away: Parameters<typeof steer>[1] }) =>
+        steer(port, away),
+    });
+    pipe.on("message", (message) => this.#channel.receive(message as never));
+    const orphaned = () => {
+      this.#channel.end();
+      this.#leave.resolve({ replaced: false });
+    };
+    pipe.on("disconnect", orphaned);
+    if (!pipe.connected) orphaned();
+  }
+
+  /** Resolves when it is to end: told so, or left without a supervisor. */
+  get leave(): Promise<{ replaced: boolean }> {
+    return this.#leave.promise;
+  }
+
+  listening(port: number): void {
+    this.#channel.tell("listening", { port });
+  }
+
+  /** Everything in it has started once. */
+  ready(): void {
+    this.#channel.tell("ready");
+  }
+
+  /** Its listener is closed. */
+  closed(): void {
+    this.#channel.tell("closed");
+  }
+
+  /** Tells what was counted in all, since nobody can ask any more. */
+  async departing(): Promise<void> {
+    await this.#channel.ask("departing", await this.#snapshot(), answerMs);
+  }
+
+  /** Adds up the counts of a limit over all workers; see `Meeting`. */
+  exchange(keys: string[], numbers: number[]): Promise<number[] | undefined> {
+    return this.#channel.ask("exchange", { keys, numbers }, answerMs);
+  }
+
+  /** The metrics of all workers as text; undefined when they cannot be had. */
+  metrics(): Promise<string | undefined> {
+    return this.#channel.ask("metrics", null, answerMs);
+  }
+
+  /** Has this answer for what is counted here. */
+  onSnapshot(snapshot: () => Promise<Snapshot>): void {
+    this.#snapshot = snapshot;
+  }
+}

@@ -1,0 +1,239 @@
+import { setTimeout as pause } from "node:timers/promises";
+import type { Logger } from "../platform/log";
+import type { Snapshot } from "../platform/metrics";
+import type { Handlers } from "./channel";
+import { SharedCounts } from "./counts";
+import { MergedMetrics } from "./merged";
+import { Worker } from "./worker";
+
+export type SupervisorOptions = {
+  workers: number;
+  /** The words that start the worker of a slot, 1 to `workers`, on a port. */
+  command: (slot: number, port: number) => string[];
+  /** 0: the first worker finds one. */
+  port: number;
+  /** How long a worker that was told to end may take, milliseconds. */
+  endMs: number;
+  log: Logger;
+};
+
+/** A worker could not start, and has said why. */
+export class WorkerFailed extends Error {
+  constructor(readonly exitCode: number) {
+    super("A worker could not start.");
+  }
+}
+
+const restartMsMin = 100;
+const restartMsMax = 10_000;
+/** Whoever ran for so long has no lasting fault. */
+const soundMs = 10_000;
+/** How often a worker is started that is killed at the start. */
+const startsMax = 5;
+const readyMs = 60_000;
+const answerMs = 1_000;
+const countedKeysMax = 200_000;
+
+/**
+ * Keeps workers running that serve one port together, and serves nothing itself: starts those again
+ * that die, replaces them one by one, and is what they share where there is no Redis.
+ */
+export class Supervisor {
+  /** Rejects with WorkerFailed when what begins behind the listeners never can. */
+  readonly failed: Promise<never>;
+  port: number;
+  readonly #slots = new Map<number, Worker>();
+  /** All that run, also those that begin or leave. */
+  readonly #running = new Set<Worker>();
+  /** Those that listen, as the kernel lists them; see `steer`. */
+  readonly #group: Worker[] = [];
+  readonly #waitsMs = new Map<number, number>();
+  readonly #counts = new SharedCounts(countedKeysMax, () => performance.now());
+  readonly #metrics = new MergedMetrics();
+  readonly #stopping = new AbortController();
+  readonly #fail: (error: WorkerFailed) => void;
+  /** True until all of the start are ready: what ends one of them by itself ends all. */
+  #beginning = true;
+  #reloading: Promise<void> = Promise.resolve();
+
+  private constructor(private readonly options: SupervisorOptions) {
+    const { promise, reject } = Promise.withResolvers<never>();
+    promise.catch(() => undefined);
+    this.failed = promise;
+    this.#fail = reject;
+    this.port = options.port;
+  }
+
+  /**
+   * Resolves when all listen. The first one is alone at first: what it makes of the signal file the
+   * others find done, and what is wrong is told once.
+   * @throws WorkerFailed
+   */
+  static async start(options: SupervisorOptions, stop: Promise<void>): Promise<Supervisor> {
+    const supervisor = new Supervisor(options);
+    void stop.then(() => supervisor.#stopping.abort());
+    const others = Array.from({ length: options.workers - 1 }, (_, i) => i + 2);
+    try {
+      await supervisor.#begin(1);
+      await Promise.all(others.map((slot) => supervisor.#begin(slot)));
+    } catch (error) {
+      await supervisor.stop();
+      throw error;
+    }
+    const all = [...supervisor.#slots.values()].map((worker) => worker.ready);
+    void Promise.all(all).then((ready) => {
+      if (ready.every(Boolean)) supervisor.#beginning = false;
+    });
+    return supervisor;
+  }
+
+  /** Ends all, and waits until they are gone. @returns whether all did so by themselves. */
+  async stop(): Promise<boolean> {
+    this.#stopping.abort();
+    const ends = [...this.#running].map((worker) => this.#end(worker, false));
+    return (await Promise.all(ends)).every(Boolean);
+  }
+
+  /**
+   * Replaces the workers one by one, each by one that is ready; asked for meanwhile, it is done once
+   * more. Where a replacement cannot start, the workers that are there go on.
+   */
+  reload(): Promise<void> {
+    this.#reloading = this.#reloading.then(() => this.#reload());
+    return this.#reloading;
+  }
+
+  async #begin(slot: number): Promise<void> {
+    for (let starts = 1; !this.#stopping.signal.aborted; starts += 1) {
+      const worker = this.#launch(slot);
+      if (await worker.listening) return this.#settle(worker);
+      const { exitCode } = worker.process;
+      // Who ends by itself has said why. Who was killed may fare better the next time.
+      if (exitCode !== null || starts === startsMax) throw new WorkerFailed(exitCode ?? 1);
+      await this.#pause(restartMsMin * 2 ** starts);
+    }
+  }
+
+  #settle(worker: Worker): void {
+    this.#slots.set(worker.slot, worker);
+    void worker.process.exited.then(() => this.#replace(worker));
+  }
+
+  /** Starts a worker again that died, however often that takes. */
+  async #replace(dead: Worker): Promise<void> {
+    const { slot, pid, process } = dead;
+    const isOurs = () => this.#slots.get(slot) === dead && !this.#stopping.signal.aborted;
+    if (!isOurs()) return;
+    const { exitCode, signalCode } = process;
+    if (this.#beginning && exitCode) return this.#fail(new WorkerFailed(exitCode));
+    const { log } = this.options;
+    log.error({ worker: slot, pid, exit_code: exitCode, signal: signalCode }, "worker ended");
+    if (performance.now() - dead.startedAt > soundMs) this.#waitsMs.delete(slot);
+    for (;;) {
+      const waitMs = this.#waitsMs.get(slot) ?? restartMsMin;
+      this.#waitsMs.set(slot, Math.min(2 * waitMs, restartMsMax));
+      await this.#pause(waitMs);
+      if (!isOurs()) return;
+      const worker = this.#launch(slot);
+      if (!(await worker.listening)) continue;
+      if (!isOurs()) return void this.#end(worker, false);
+      log.info({ worker: slot, pid: worker.pid }, "worker started again");
+      return this.#settle(worker);
+    }
+  }
+
+  async #reload(): Promise<void> {
+    const { log } = this.options;
+    const { signal } = this.#stopping;
+    if (!signal.aborted) log.info("replacing the workers one by one");
+    for (let slot = 1; slot <= this.options.workers && !signal.aborted; slot += 1) {
+      const fresh = this.#launch(slot);
+      const ready = await Promise.race([fresh.ready, this.#pause(readyMs)]);
+      if (signal.aborted) return;
+      if (!ready) {
+        void this.#end(fresh, false);
+        log.error({ worker: slot }, "its replacement did not start: the workers go on as they are");
+        return;
+      }
+      const old = this.#slots.get(slot);
+      this.#settle(fresh);
+      if (old && this.#running.has(old)) await this.#retire(old, fresh);
+      log.info({ worker: slot, pid: fresh.pid }, "worker replaced");
+    }
+  }
+
+  /** Ends a worker whose place another one has taken, so that no connection is lost. */
+  async #retire(old: Worker, fresh: Worker): Promise<void> {
+    const { port } = this;
+    const place = this.#group.indexOf(old);
+    if (place >= 0) {
+      const away = { place, of: this.#group.length };
+      const steered = await fresh.channel.ask<boolean>("steer", { port, away }, answerMs);
+      if (!steered) {
+        this.options.log.warn("new connections may be reset while a worker is replaced");
+      }
+    }
+    const ended = this.#end(old, true);
+    await old.closed;
+    await fresh.channel.ask("steer", { port, away: null }, answerMs);
+    await ended;
+  }
+
+  async #end(worker: Worker, replaced: boolean): Promise<boolean> {
+    const well = await worker.end({ replaced, withinMs: this.options.endMs });
+    const { slot, pid } = worker;
+    if (!well) this.options.log.error({ worker: slot, pid }, "worker did not end well");
+    return well;
+  }
+
+  #launch(slot: number): Worker {
+    const worker: Worker = new Worker({
+      slot,
+      command: this.options.command(slot, this.port),
+      handlers: this.#handlers((snapshot) => this.#metrics.note(worker.pid, snapshot)),
+      onListening: (listener, port) => {
+        this.port = port;
+        this.#group.push(listener);
+      },
+      onClosed: (listener) => {
+        const last = this.#group.pop();
+        const place = this.#group.indexOf(listener);
+        if (last && place >= 0) this.#group[place] = last;
+      },
+    });
+    this.#running.add(worker);
+    void worker.process.exited.then(() => {
+      this.#running.delete(worker);
+      this.#metrics.ended(worker.pid);
+    });
+    return worker;
+  }
+
+  #handlers(note: (snapshot: Snapshot) => void): Handlers {
+    return {
+      exchange: ({ keys, numbers }: { keys: string[]; numbers: number[] }) =>
+        this.#counts.exchange(keys, numbers),
+      metrics: () => this.#scrape(),
+      departing: note,
+    };
+  }
+
+  async #scrape(): Promise<string> {
+    const answered = new Map<number, Snapshot>();
+    const workers = [...this.#running];
+    const asked = workers.map(async ({ pid, channel }) => {
+      const snapshot = await channel.ask<Snapshot>("snapshot", null, answerMs);
+      if (!snapshot) return;
+      answered.set(pid, snapshot);
+      this.#metrics.note(pid, snapshot);
+    });
+    await Promise.all(asked);
+    return this.#metrics.text(answered, workers.length);
+  }
+
+  /** With jitter; shorter when it is to stop. */
+  async #pause(ms: number): Promise<void> {
+    const { signal } = this.#stopping;
+    await pause(ms * (0.75 + Math.random() / 2), undefined, { signal }).catch(() => undefined);
+  }
+}

@@ -1,0 +1,162 @@
+import { Database } from "bun:sqlite";
+import { expect, test } from "bun:test";
+import { existsSync } from "node:fs";
+import { JWT_SECRET } from "../harness/accounts.ts";
+import { spawnChild, within } from "../harness/children.ts";
+import { freePort, tempDir, until } from "../harness/process.ts";
+import { Load, startWorkers } from "../harness/workers.ts";
+import { MAIN, signal, Wire, WRITE_TOKEN } from "../faults/harness.ts";
+
+const isThere = (pid: number): boolean => existsSync(`/proc/${pid}`);
+
+/** The numbers of a metric in a scrape, added up over its labels. */
+function total(text: string, name: string, label = ""): number {
+  return text
+    .split("\n")
+    .filter((line) => line.startsWith(`${name}{`) || line.startsWith(`${name} `))
+    .filter((line) => line.includes(label))
+    .reduce((sum, line) => sum + Number(line.slice(line.lastIndexOf(" "))), 0);
+}
+
+test("workers serve one port as one server: commits, keys, numbers, deaths, the end", async () => {
+  using dir = tempDir();
+  await using server = await startWorkers(dir.path, 3);
+  const { url } = server;
+  expect(server.logs().filter((line) => line.includes('"listening"'))).toHaveLength(1);
+  expect(server.workers()).toHaveLength(3);
+
+  // A commit by any of them is seen at once by all, and told by all.
+  const load = new Load(url).stream(9).post(4);
+  await until(() => load.posted.length >= 100, "posts");
+  expect(await load.stop()).toBe(true);
+  expect(load.faults).toEqual([]);
+  const posted = load.posted.toSorted((a, b) => a - b);
+  for (const ids of load.streamed) expect(ids).toEqual(posted);
+
+  // One key, whichever of them it meets.
+  const once = signal("ONCE", 1, false);
+  const answers = await Promise.all(
+    Array.from({ length: 20 }, async () => {
+      using wire = await Wire.open(url);
+      return await wire.post(once, { "Idempotency-Key": "key-of-the-workers" });
+    }),
+  );
+  const statuses = answers.map(({ status }) => status);
+  expect(statuses.filter((status) => status !== 201 && status !== 409)).toEqual([]);
+  expect(new Set(answers.filter((a) => a.status === 201).map((a) => a.body)).size).toBe(1);
+  using db = new Database(dir.file("signals.db"), { readonly: true });
+  const { rows } = db
+    .query<{ rows: number }, []>("SELECT count(*) AS rows FROM signals WHERE symbol = 'ONCE'")
+    .get() ?? { rows: 0 };
+  expect(rows).toBe(1);
+
+  // Whoever is scraped tells of all, and what the dead have counted is not lost.
+  const before = await (await fetch(`${url}/metrics`)).text();
+  expect(total(before, "argo_workers")).toBe(3);
+  const written = load.posted.length + 1;
+  expect(total(before, "argo_ingested_signals_total", "written")).toBe(written);
+  const [first = 0] = server.workers();
+  process.kill(first, "SIGKILL");
+  await until(() => server.logs().some((line) => line.includes("worker started again")), "another");
+  expect(server.workers()).not.toContain(first);
+  const after = await (await fetch(`${url}/metrics`)).text();
+  expect(total(after, "argo_ingested_signals_total", "written")).toBe(written);
+  expect(total(after, "argo_workers")).toBe(3);
+
+  const workers = server.workers();
+  expect(await server.stop()).toBe(0);
+  expect(workers.filter(isThere)).toEqual([]);
+}, 20_000);
+
+test("they are replaced one by one, and no request fails; streams resume on others", async () => {
+  using dir = tempDir();
+  await using server = await startWorkers(dir.path, 2);
+  const before = server.workers();
+  const load = new Load(server.url).keep(4).connect(8).post(2).stream(4);
+  await until(() => load.posted.length > 10, "posts");
+  await server.reload();
+  expect(server.workers().filter((pid) => before.includes(pid))).toEqual([]);
+  expect(await load.stop()).toBe(true);
+  console.log(`${load.polls} polls, ${load.connections} new connections`);
+  expect(load.faults).toEqual([]);
+  expect(load.resumed).toBeGreaterThan(4);
+  const all = load.posted.toSorted((a, b) => a - b);
+  for (const ids of load.streamed) expect(ids).toEqual(all);
+  // Those who left have told what they counted.
+  const text = await (await fetch(`${server.url}/metrics`)).text();
+  expect(total(text, "argo_ingested_signals_total", "written")).toBe(all.length);
+  expect(await server.stop("SIGINT")).toBe(0);
+}, 30_000);
+
+test("a supervisor that is killed leaves nobody behind", async () => {
+  using dir = tempDir();
+  await using server = await startWorkers(dir.path, 2);
+  const workers = server.workers();
+  expect(workers).toHaveLength(2);
+  server.kill();
+  await until(() => !workers.some(isThere), "the end of the workers", 5_000);
+});
+
+test("without Redis they share their limits through the supervisor, also one that came later", async () => {
+  using dir = tempDir();
+  const limit = 200;
+  const env = { RATE_LIMIT_PER_MINUTE: `${limit}` };
+  await using server = await startWorkers(dir.path, 4, { env });
+  const poll = async (): Promise<number> => {
+    using wire = await Wire.open(server.url);
+    return (await wire.get("/api/signals/latest")).status;
+  };
+  let letIn = 0;
+  const begun = performance.now();
+  for (let i = 0; i < 60; i += 1) {
+    const statuses = await Promise.all(Array.from({ length: 10 }, poll));
+    letIn += statuses.filter((status) => status === 200).length;
+  }
+  const perSecond = 600_000 / (performance.now() - begun);
+  console.log(`${letIn} let in of 600 at a limit of ${limit}, ${perSecond.toFixed(0)}/s`);
+  // N × limit / 50 + r × d, as documented; d is some 50 ms where all share two processors.
+  expect(letIn).toBeWithin(limit, limit + (4 * limit) / 50 + perSecond * 0.05 + 1);
+  for (const pid of server.workers()) process.kill(pid, "SIGKILL");
+  const again = () => server.logs().filter((line) => line.includes("worker started again")).length;
+  await until(() => again() === 4, "all of them anew");
+  let late = 0;
+  for (let i = 0; i < 40; i += 1) if ((await poll()) === 200) late += 1;
+  await Bun.sleep(300);
+  for (let i = 0; i < 40; i += 1) if ((await poll()) === 200) late += 1;
+  // Who is new knows of a key after its first hundredth of the limit and one exchange.
+  expect(late).toBeLessThanOrEqual(40);
+  await until(async () => (await poll()) === 429, "the limit at all of them");
+}, 20_000);
+
+test("what keeps workers from starting is told once, with its mend", async () => {
+  using dir = tempDir();
+  const run = async (env: Record<string, string>, ...words: string[]) => {
+    const command = [process.execPath, MAIN, "serve", "--workers", "3", ...words];
+    const given = { DATA_DIR: dir.path, PORT: "0", ARGO_WRITE_TOKEN: WRITE_TOKEN, ...env };
+    await using child = spawnChild(command, { cwd: dir.path, env: given });
+    const code = await within(child.done, 10_000);
+    return { code, said: child.lines().filter((line) => line.startsWith("argo-alpine:")) };
+  };
+  const database = "postgres://argo:secret-word@127.0.0.1:1/argo";
+  expect(await run({})).toEqual({
+    code: 1,
+    said: [expect.stringContaining("embedded Postgres serves one process, and 3 workers")],
+  });
+  expect(await run({ DATABASE_URL: database, JWT_SECRET })).toEqual({
+    code: 1,
+    said: [expect.stringContaining("need Redis")],
+  });
+  expect(existsSync(dir.file("signals.db"))).toBe(false);
+  await Bun.write(dir.file("bad.db"), "no SQLite file at all, and long enough to be sure of it");
+  const bad = { SIGNALS_DB: dir.file("bad.db") };
+  const refused = await run(bad, "--role", "argo");
+  expect(refused.code).toBe(1);
+  expect(refused.said).toHaveLength(1);
+  expect(refused.said[0]).toContain("bad.db");
+  const port = freePort();
+  using taken = Bun.serve({ port, hostname: "127.0.0.1", fetch: () => new Response("taken") });
+  expect(await run({ PORT: `${taken.port}` }, "--role", "argo")).toEqual({
+    code: 1,
+    said: [expect.stringContaining("EADDRINUSE")],
+  });
+}, 20_000);
