@@ -28,7 +28,7 @@ export type ArgoOptions = {
   now: () => number;
   beforeWriting: () => void;
   synchronous: Synchronous;
-  /** Whether this process is the one of those with this file that deletes what is past its time. */
+  /** Whether this process does what one of those with this file need do; see `SignalWriter`. */
   chores: boolean;
 };
 

@@ -13,7 +13,7 @@ type Options = {
   metrics: Metrics;
   /** After so many days signals are deleted; null for never. */
   retentionDays: number | null;
-  /** Whether it deletes by itself what is past its time. */
+  /** Whether it deletes by itself what is past its time, and keeps the log short. */
   chores: boolean;
   onEvent: (event: string, data: unknown) => void;
 };
@@ -32,6 +32,8 @@ const patienceMs = 1_500;
 /** About 3,000 signals: their pages fit into the writer's cache. */
 const groupBytesMax = 512 * 1024;
 const checkpointMs = 200;
+/** Of those who leave chores to another process: should that one be gone, the log stays bounded. */
+const checkpointElseMs = 2_000;
 const forgetEveryMs = 60_000;
 const dayMs = 86_400_000;
 const restMs = 20;
@@ -59,16 +61,20 @@ export class SignalWriter implements AsyncDisposable {
   #expiring: Promise<number> | null = null;
 
   constructor(options: Options) {
-    const { path, synchronous } = options;
+    const { path, synchronous, chores } = options;
     this.#options = options;
     this.#thread = new Thread({
       module: "argo/signals/writer.worker",
-      start: { path, synchronous, checkpointMs } satisfies Start,
+      start: {
+        path,
+        synchronous,
+        checkpointMs: chores ? checkpointMs : checkpointElseMs,
+      } satisfies Start,
       pendingMax: 64,
       onEvent: options.onEvent,
     });
     this.#forgetTimer = setInterval(() => {
-      if (!options.chores) return;
+      if (!chores) return;
       // Failing costs nothing: they are forgotten a minute later.
       this.forget().catch((error: unknown) => {
         options.onEvent("note", {

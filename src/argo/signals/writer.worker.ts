@@ -38,6 +38,9 @@ export type Start = { path: string; synchronous: Synchronous; checkpointMs: numb
 /** What a group of posts came to; `durationMs` is that of its one commit. */
 export type GroupOutcome = { outcomes: Outcome[]; durationMs: number };
 
+/** How long a group waits for the lock, and how often it tries. */
+const lockMs = 2_000;
+const tryEveryMs = 1;
 const forgottenPerRun = 500;
 /** An engine that waits for the lock gets it after some 10 ms. */
 const expiredPerRun = 200;
@@ -111,7 +114,7 @@ serveThread(({ path, synchronous, checkpointMs }: Start) => {
   }
 
   function transaction<T>(handle: Database, work: () => T): T {
-    handle.run("BEGIN IMMEDIATE");
+    begin(handle);
     try {
       // Nobody can change the table any more: was it changed since the posts were read for it?
       if (schemaVersion(handle) !== seenSchema) {
@@ -201,6 +204,29 @@ serveThread(({ path, synchronous, checkpointMs }: Start) => {
     },
   };
 });
+
+/**
+ * SQLite pauses ever longer between its tries for the lock, up to 100 ms: of several writers that
+ * keep at it some would be passed over for most of a second. Tries at an even pace are fair to all,
+ * and leave an engine as many gaps as one writer does.
+ */
+function begin(handle: Database): void {
+  const until = performance.now() + lockMs;
+  handle.run("PRAGMA busy_timeout = 0");
+  try {
+    for (;;) {
+      try {
+        handle.run("BEGIN IMMEDIATE");
+        return;
+      } catch (error) {
+        if (sqliteCode(error) !== "SQLITE_BUSY" || performance.now() >= until) throw error;
+        Bun.sleepSync(tryEveryMs * (0.5 + Math.random()));
+      }
+    }
+  } finally {
+    handle.run(`PRAGMA busy_timeout = ${lockMs}`);
+  }
+}
 
 const replaced = (): AppError =>
   new AppError("unavailable", "The signal file was replaced under the server. Restart it.");
