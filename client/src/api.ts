@@ -6294,7 +6294,7 @@ export interface paths {
     };
     /**
      * Signals as they come, as server-sent events
-     * @description Ascending by id, without gap or duplicate: what was missed since `Last-Event-ID` or `since_id` first, then what comes. Every event's `id` is where to resume. `signal` holds one signal as lists show it; `head` comes first and every 15 s and holds the highest visible id; `ahead` says that the cursor was above it, and that it goes on from there; `end` says why the stream is closed: draining, plan, replaced, slow, unauthorized or unavailable. 404 from a server that has no signals of its own.
+     * @description Ascending by id, without gap or duplicate: what was missed since `Last-Event-ID` or `since_id` first, then what comes. Every event's `id` is where to resume. `signal` holds one signal as lists show it; `head` comes first and every 15 s and holds the highest visible id; `ahead` says that the cursor was above it, and that it goes on from there; `gap` says of which ids (`from`, `to`) some may be missing that were deleted for their age; `end` says why the stream is closed: draining, plan, replaced, slow, unauthorized or unavailable. 404 from a server that has no signals of its own.
      */
     get: {
       parameters: {
@@ -6399,7 +6399,7 @@ export interface paths {
     };
     /**
      * Signals as they come, over a WebSocket
-     * @description The same sequence as the stream's, as JSON text frames, with one subscription at a time. The client sends what the schema `SocketMessage` says, within 16 KiB and at most 20 messages in 10 s: `subscribe` (with `resume_from` everything after this id first; another one takes the place of the last), `unsubscribe`, `ping`. The server sends `subscribed` with `resume_from` and `head`; `signal` with `id` and `signal`; every 15 s `head`; `ahead`, when `resume_from` was above the head, from which it goes on; `pong`; `unsubscribed`; `error` with the members of a problem document; and before it closes `end` with its `reason` and `id`. Every `id` is where to resume; the close says it again (`slow resume_from=3489`). Codes: 1001 draining, 1008 flood (too many messages) or idle (no subscription for 5 s), 1013 unavailable, 4001 unauthorized, 4002 plan, 4003 replaced, 4004 slow. `Origin`, where it is sent, must be this server or in CORS_ORIGINS. Browsers pass a ticket.
+     * @description The same sequence as the stream's, as JSON text frames, with one subscription at a time. The client sends what the schema `SocketMessage` says, within 16 KiB and at most 20 messages in 10 s: `subscribe` (with `resume_from` everything after this id first; another one takes the place of the last), `unsubscribe`, `ping`. The server sends `subscribed` with `resume_from` and `head`; `signal` with `id` and `signal`; every 15 s `head`; `ahead`, when `resume_from` was above the head, from which it goes on; `gap` with `from` and `to`, of which ids some may be missing that were deleted for their age; `pong`; `unsubscribed`; `error` with the members of a problem document; and before it closes `end` with its `reason` and `id`. Every `id` is where to resume; the close says it again (`slow resume_from=3489`). Codes: 1001 draining, 1008 flood (too many messages) or idle (no subscription for 5 s), 1013 unavailable, 4001 unauthorized, 4002 plan, 4003 replaced, 4004 slow. `Origin`, where it is sent, must be this server or in CORS_ORIGINS. Browsers pass a ticket.
      */
     get: {
       parameters: {
@@ -6790,6 +6790,10 @@ export interface paths {
         /** @description One signal a line, up to the highest id at the start */
         200: {
           headers: {
+            /** @description That id */
+            "Signal-Head"?: number;
+            /** @description Of these ids some may be missing that were deleted for their age */
+            "Signal-Gap"?: string;
             [name: string]: unknown;
           };
           content: {

@@ -26,6 +26,7 @@ export function mustBeOwnOrigin({ corsOrigins }: Config, headers: Headers): void
 const exposed = [
   "ETag",
   "Signal-Head",
+  "Signal-Gap",
   "RateLimit",
   "RateLimit-Policy",
   "X-RateLimit-Limit",

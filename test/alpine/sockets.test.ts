@@ -44,7 +44,9 @@ async function socket(token: string | null, asked = {}, query = "", on = at): Pr
 }
 
 /** The end must come, and within a second. */
-async function endOf(messages: Messages): Promise<[reason: unknown, cursor: unknown, code: number]> {
+async function endOf(
+  messages: Messages,
+): Promise<[reason: unknown, cursor: unknown, code: number]> {
   const begun = performance.now();
   const { reason, id } = await messages.must("end", 2_000);
   expect(performance.now() - begun).toBeLessThan(1_000);
@@ -152,9 +154,9 @@ test("what a socket carries is counted once for each and noted as delivered", as
   type Page = { deliveries: { signal_id: number }[] };
   const page = await at.must<Page>(200, "GET", path, undefined, key);
   expect(page.deliveries.map((row) => row.signal_id).toSorted((a, b) => a - b)).toEqual(ids);
-  type Usage = { days: { signals_delivered: number }[] };
+  type Usage = { usage: { delivered: number }[] };
   const usage = await at.must<Usage>(200, "GET", "/api/users/usage", undefined, member.access);
-  expect(usage.days.reduce((sum, day) => sum + day.signals_delivered, 0)).toBe(3);
+  expect(usage.usage.reduce((sum, day) => sum + day.delivered, 0)).toBe(3);
 });
 
 test("a ticket is good on any server of the same Redis, once, and shows nowhere", async () => {

@@ -1,5 +1,6 @@
 import type { Database } from "bun:sqlite";
 import books from "../../../db/argo/0001_books.sql" with { type: "text" };
+import expired from "../../../db/argo/0004_expired.sql" with { type: "text" };
 import forgotten from "../../../db/argo/0003_forgotten.sql" with { type: "text" };
 import views from "../../../db/argo/0002_views.sql" with { type: "text" };
 import table from "../../../db/argo/signals.sql" with { type: "text" };
@@ -8,7 +9,7 @@ import { delaySecondsMax } from "../../http/entitlement";
 import { dated, indexesFor, inspect, type Layout, noted, triggersFor } from "./layout";
 
 /** Own tables, in order; each runs once, in a transaction of its own. */
-const migrations: readonly string[] = [books, views, forgotten];
+const migrations: readonly string[] = [books, views, forgotten, expired];
 
 export type Note = (message: string, data?: Record<string, unknown>) => void;
 
@@ -137,6 +138,7 @@ function track(db: Database, note: Note, nowMs: number): void {
     // Unwatched until now: these may be other rows than those that were noted.
     if (!triggers.every((t) => watched.some((w) => w.name === t.name))) {
       for (const name of noted) db.run(`DELETE FROM ${name}`);
+      db.run("UPDATE argo_expired SET id = 0");
       db.run("UPDATE argo_head SET updates = updates + 1");
       note("table adopted");
     }

@@ -76,6 +76,10 @@ export const headEvent = (cursor: number, headId: number): string =>
 /** The cursor was ahead of the head: it goes on from the head. */
 export const aheadEvent = (headId: number): string => event("ahead", headId, { id: headId });
 
+/** Of these ids some may be missing that were deleted for their age; what is left follows. */
+export const gapEvent = (cursor: number, fromId: number, toId: number): string =>
+  event("gap", cursor, { from: fromId, to: toId });
+
 /** Milliseconds after which to come back: who was replaced would only replace the other. */
 const comeBackMs: Partial<Record<EndReason, number>> = {
   replaced: 60_000,

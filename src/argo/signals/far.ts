@@ -18,10 +18,10 @@ const walksWaitingMax = 100;
 const slicesMax = 4;
 const slicesWaitingMax = 10_000;
 
-/** Lines of NDJSON without the last line break, and the ids of their rows. */
-export type ExportSlice = { lines: string; ids: number[]; nextId: number | null };
-/** Signals as a stream carries them, one after the other, and their ids. */
-export type ReplaySlice = { text: string; ids: number[]; nextId: number | null };
+/** Lines of NDJSON without the last line break, and the ids of their rows; see `Slice`. */
+export type ExportSlice = { lines: string; ids: number[]; nextId: number | null; gapTo: number };
+/** Signals as a stream carries them, one after the other, and their ids; see `Slice`. */
+export type ReplaySlice = { text: string; ids: number[]; nextId: number | null; gapTo: number };
 /** Premium signals of a stretch of the file, in the order of their ids; `shown` are the first. */
 export type PremiumRows = { count: number; shown: ReceivedSignal[]; untilId: number };
 

@@ -38,6 +38,7 @@ export class SignalLedger implements Disposable {
   readonly #gone: Statement;
   readonly #oldest: Statement;
   readonly #bury: Statement;
+  readonly #expire: Statement;
   readonly #delete: Statement;
 
   /** The writes of a file; null when its table is not there or not adopted. */
@@ -107,6 +108,7 @@ export class SignalLedger implements Disposable {
     this.#bury = prepare(
       "INSERT OR IGNORE INTO argo_forgotten (content, id, sha256) VALUES (?, ?, ?)",
     );
+    this.#expire = prepare("UPDATE argo_expired SET id = max(id, ?)");
     this.#delete = prepare(`DELETE FROM "signals" WHERE ${id} = ?`);
   }
 
@@ -186,6 +188,8 @@ export class SignalLedger implements Disposable {
       );
       this.#delete.run(row.id);
     }
+    const last = old.at(-1);
+    if (last) this.#expire.run(last.id);
     return { deleted: old.length, lastId: found.at(-1)?.id ?? null };
   }
 

@@ -21,6 +21,10 @@ export const headMessage = (cursor: number, headId: number): string =>
 
 export const aheadMessage = (headId: number): string => message("ahead", { id: headId });
 
+/** Of these ids some may be missing that were deleted for their age; what is left follows. */
+export const gapMessage = (cursor: number, fromId: number, toId: number): string =>
+  message("gap", { id: cursor, from: fromId, to: toId });
+
 export const endMessage = (reason: CloseReason, cursor: number | null): string =>
   message("end", { reason, ...(cursor !== null && { id: cursor }) });
 

@@ -24,14 +24,15 @@ serveThread(({ path }: { path: string }) => {
   return {
     page: (walk: Walk) => fresh().page(walk),
     slice: (bounds: Parameters<SignalReader["slice"]>): ExportSlice => {
-      const { rows, nextId } = fresh().slice(...bounds);
+      const { rows, nextId, gapTo } = fresh().slice(...bounds);
       const lines = rows.map((row) => JSON.stringify(row)).join("\n");
-      return { lines, ids: rows.map(({ id }) => id), nextId };
+      return { lines, ids: rows.map(({ id }) => id), nextId, gapTo };
     },
     replay: ([bounds, filter, form]: Replaying): ReplaySlice => {
-      const { rows, nextId } = fresh().slice(...bounds);
+      const { rows, nextId, gapTo } = fresh().slice(...bounds);
       const passed = rows.filter((row) => passes(row, filter));
-      return { text: written(passed, form), ids: passed.map(({ id }) => id), nextId };
+      const ids = passed.map(({ id }) => id);
+      return { text: written(passed, form), ids, nextId, gapTo };
     },
     lowestWithheld: (bounds: Parameters<SignalReader["lowestWithheld"]>) =>
       fresh().lowestWithheld(...bounds),

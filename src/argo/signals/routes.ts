@@ -59,12 +59,14 @@ export function signalRoutes({ config, argo, admission, metrics, live, polls }: 
     const { headId } = await horizon.bounds();
     c.env.streamed = true;
     const { since_id: sinceId } = c.req.valid("query");
-    const body = exportSignals(argo.far, { sinceId, headId, sight }, (ids) =>
+    const gapTo = argo.reader.expired();
+    const body = exportSignals(argo.far, { sinceId, headId, sight, gapTo }, (ids) =>
       c.env.deliver(ids, c.env),
     );
     return c.body(body, 200, {
       "Content-Type": "application/x-ndjson",
       "Signal-Head": String(headId),
+      ...(gapTo > sinceId && { "Signal-Gap": `from=${sinceId + 1}, to=${gapTo}` }),
     }) as never;
   });
 

@@ -45,6 +45,8 @@ export type Sink = {
   part(tail: Tail): void;
   head(cursor: number, headId: number): void;
   ahead(headId: number): void;
+  /** Of these ids, both included, some may be missing that were deleted for their age. */
+  gap(cursor: number, fromId: number, toId: number): void;
   /** Ended by this side; the cursor is null when there was none yet. */
   ended(reason: EndReason, cursor: number | null): void;
 };
@@ -58,6 +60,8 @@ export class Sequence implements Member {
   #tail: Tail | null = null;
   /** Up to where what was missed was read. */
   #replayedId = 0;
+  /** Up to where it was told that something may be missing. */
+  #gapTo = 0;
   /** Up to where all was told. */
   #cursor: number | null;
   #live = false;
@@ -113,13 +117,19 @@ export class Sequence implements Member {
       return this.end("unavailable");
     }
     if (this.#over) return;
+    const fromId = this.#replayedId;
+    const cursor = this.#cursor ?? fromId;
+    if (slice.gapTo > Math.max(fromId, this.#gapTo)) {
+      this.#gapTo = slice.gapTo;
+      this.sink.gap(cursor, fromId + 1, slice.gapTo);
+    }
     this.#replayedId = slice.nextId ?? untilId;
     const last = slice.ids.at(-1);
     if (last !== undefined) {
       this.#cursor = last;
       this.sink.replayed(slice, last);
     }
-    if (this.#beat) this.sink.head(this.#cursor ?? last ?? 0, tail.headId);
+    if (this.#beat) this.sink.head(last ?? cursor, tail.headId);
     this.#beat = false;
   }
 

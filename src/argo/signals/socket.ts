@@ -10,6 +10,7 @@ import {
   type CloseReason,
   endMessage,
   errorMessage,
+  gapMessage,
   headMessage,
   pongMessage,
   subscribedMessage,
@@ -170,6 +171,10 @@ export class Socket implements Sink, OpenStream {
 
   ahead(headId: number): void {
     this.#send(aheadMessage(headId));
+  }
+
+  gap(cursor: number, fromId: number, toId: number): void {
+    this.#send(gapMessage(cursor, fromId, toId));
   }
 
   ended(reason: EndReason, cursor: number | null): void {

@@ -33,6 +33,9 @@ export type Tally = {
 /** What a stretch of a search came to; `belowId` is where to go on. */
 export type Seek = { signal: ReceivedSignal | null; belowId: number | null };
 
+/** A stretch of the sequence; up to `gapTo` rows may be missing that were deleted for their age. */
+export type Slice = { rows: ReceivedSignal[]; nextId: number | null; gapTo: number };
+
 /** Rows that came to be seen; all up to `lastId` were looked at, and `more` are left. */
 export type Followed = { rows: ReceivedSignal[]; lastId: number; more: boolean };
 
@@ -284,23 +287,22 @@ export class SignalReader implements Disposable {
 
   /**
    * The rows that are seen of the next `limit` with `sinceId < id <= untilId`, ascending: the
-   * sequence of exports. `nextId` is where to go on; null at the end.
+   * sequence of exports and replays. `nextId` is where to go on; null at the end. As of one moment.
    */
-  slice(
-    sinceId: number,
-    untilId: number,
-    limit: number,
-    sight: Sight,
-  ): { rows: ReceivedSignal[]; nextId: number | null } {
+  slice(sinceId: number, untilId: number, limit: number, sight: Sight): Slice {
     const layout = this.#mustLayout();
-    const { id } = layout;
-    return guarded(() => {
-      const last = this.#lastOf(layout, sinceId, untilId, limit);
-      const where = [`${id} > $sinceId`, `${id} <= $lastId`];
-      const sql = `${this.#select(layout, sight, where)} ORDER BY ${id}`;
-      const bindings = { sinceId, lastId: last ?? untilId, ...bound(sight) };
-      return { rows: this.#signals<ReceivedSignal>(sql, bindings), nextId: last };
-    });
+    return guarded(() =>
+      this.#db.transaction(() => {
+        const slice = this.#slice(layout, sinceId, untilId, limit, sight);
+        return { ...slice, gapTo: this.#expired(layout) };
+      })(),
+    );
+  }
+
+  /** Nothing at or below this id need be there any more: the highest that was deleted for its age. */
+  expired(): number {
+    const layout = this.#mustLayout();
+    return guarded(() => this.#expired(layout));
   }
 
   /**
@@ -582,6 +584,25 @@ export class SignalReader implements Disposable {
     const { corrections } = this.#head;
     const shown = columns({ layout, corrections, received: true, sight }, by);
     return `SELECT ${shown} WHERE ${[...where, ...seen(layout, sight)].join(" AND ")}`;
+  }
+
+  #slice(
+    layout: Layout,
+    sinceId: number,
+    untilId: number,
+    limit: number,
+    sight: Sight,
+  ): Omit<Slice, "gapTo"> {
+    const last = this.#lastOf(layout, sinceId, untilId, limit);
+    const where = [`${layout.id} > $sinceId`, `${layout.id} <= $lastId`];
+    const sql = `${this.#select(layout, sight, where)} ORDER BY ${layout.id}`;
+    const bindings = { sinceId, lastId: last ?? untilId, ...bound(sight) };
+    return { rows: this.#signals<ReceivedSignal>(sql, bindings), nextId: last };
+  }
+
+  #expired({ books }: Layout): number {
+    if (!books) return 0;
+    return this.#first<{ id: number }>("SELECT id FROM argo_expired", {})?.id ?? 0;
   }
 
   /** The last of the next `limit` ids; null when no more than these are left. */

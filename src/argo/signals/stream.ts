@@ -6,6 +6,7 @@ import {
   type EndReason,
   type EventFilter,
   type Frame,
+  gapEvent,
   headEvent,
   passes,
   type Piece,
@@ -108,6 +109,10 @@ export class EventStream implements Sink, Follower, OpenStream {
 
   ahead(headId: number): void {
     this.#tell(aheadEvent(headId), headId);
+  }
+
+  gap(cursor: number, fromId: number, toId: number): void {
+    this.#tell(gapEvent(cursor, fromId, toId), cursor);
   }
 
   beat(): void {
