@@ -66,7 +66,8 @@ export function createApp(deps: Deps) {
   if (alpine) {
     deps.mountAlpine?.(app, { config, log, metrics, now, admission, alpine, signalsById });
   }
-  const stores = [...(redis ? [new SharedTickets(redis)] : []), new OwnTickets(now)];
+  const near = deps.peers?.tickets ?? new OwnTickets(now);
+  const stores = [...(redis ? [new SharedTickets(redis)] : []), near];
   const tickets = new Tickets(stores);
   const source = feed;
   const live = source && new Live({ config, source, admission, tickets, meters, metrics, now });

@@ -1,3 +1,5 @@
+import { AppError } from "../errors";
+import type { TicketStore } from "../http/ticket";
 import type { Snapshot } from "../platform/metrics";
 import { Channel } from "./channel";
 import { steer } from "./steer";
@@ -58,6 +60,17 @@ export class Peers {
   exchange(keys: string[], numbers: number[]): Promise<number[] | undefined> {
     return this.#channel.ask("exchange", { keys, numbers }, answerMs);
   }
+
+  /** Tickets that any of the workers may be shown. */
+  readonly tickets: TicketStore = {
+    put: async (key, sealed) =>
+      (await this.#channel.ask<boolean>("keepTicket", { key, sealed }, answerMs)) ?? false,
+    take: async (key) => {
+      const sealed = await this.#channel.ask<string | null>("takeTicket", key, answerMs);
+      if (sealed !== undefined) return sealed;
+      throw new AppError("unavailable", "The ticket cannot be looked up at the moment. Try again.");
+    },
+  };
 
   /** The metrics of all workers as text; undefined when they cannot be had. */
   metrics(): Promise<string | undefined> {

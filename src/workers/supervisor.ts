@@ -1,4 +1,5 @@
 import { setTimeout as pause } from "node:timers/promises";
+import { OwnTickets } from "../http/ticket";
 import type { Logger } from "../platform/log";
 import type { Snapshot } from "../platform/metrics";
 import type { Handlers } from "./channel";
@@ -49,6 +50,7 @@ export class Supervisor {
   readonly #group: Worker[] = [];
   readonly #waitsMs = new Map<number, number>();
   readonly #counts = new SharedCounts(countedKeysMax, () => performance.now());
+  readonly #tickets = new OwnTickets(() => performance.now());
   readonly #metrics = new MergedMetrics();
   readonly #stopping = new AbortController();
   readonly #fail: (error: WorkerFailed) => void;
@@ -213,6 +215,9 @@ export class Supervisor {
     return {
       exchange: ({ keys, numbers }: { keys: string[]; numbers: number[] }) =>
         this.#counts.exchange(keys, numbers),
+      keepTicket: ({ key, sealed }: { key: string; sealed: string }) =>
+        this.#tickets.put(key, sealed),
+      takeTicket: (key: string) => this.#tickets.take(key),
       metrics: () => this.#scrape(),
       departing: note,
     };

@@ -3,10 +3,17 @@ import { expect, test } from "bun:test";
 import { existsSync } from "node:fs";
 import { JWT_SECRET } from "../harness/accounts.ts";
 import { spawnChild, within } from "../harness/children.ts";
+import { Messages } from "../harness/messages.ts";
 import { freePort, tempDir, until } from "../harness/process.ts";
 import { Load, startWorkers } from "../harness/workers.ts";
 import { MAIN, signal, Wire, WRITE_TOKEN } from "../faults/harness.ts";
 
+const upgrade = {
+  Connection: "Upgrade",
+  Upgrade: "websocket",
+  "Sec-WebSocket-Version": "13",
+  "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+};
 const isThere = (pid: number): boolean => existsSync(`/proc/${pid}`);
 
 /** The numbers of a metric in a scrape, added up over its labels. */
@@ -20,7 +27,8 @@ function total(text: string, name: string, label = ""): number {
 
 test("workers serve one port as one server: commits, keys, numbers, deaths, the end", async () => {
   using dir = tempDir();
-  await using server = await startWorkers(dir.path, 3);
+  const token = "read-token-of-the-workers";
+  await using server = await startWorkers(dir.path, 3, { env: { ARGO_READ_TOKEN: token } });
   const { url } = server;
   expect(server.logs().filter((line) => line.includes('"listening"'))).toHaveLength(1);
   expect(server.workers()).toHaveLength(3);
@@ -49,6 +57,17 @@ test("workers serve one port as one server: commits, keys, numbers, deaths, the 
     .query<{ rows: number }, []>("SELECT count(*) AS rows FROM signals WHERE symbol = 'ONCE'")
     .get() ?? { rows: 0 };
   expect(rows).toBe(1);
+
+  // A ticket is good at any of them, and once.
+  const headers = { Authorization: `Bearer ${token}`, Connection: "close" };
+  for (let i = 0; i < 6; i += 1) {
+    const given = await fetch(`${url}/api/signals/ws-ticket`, { method: "POST", headers });
+    const { ticket } = (await given.json()) as { ticket: string };
+    const path = `/api/signals/ws?ticket=${ticket}`;
+    await using messages = await Messages.open(url + path, {});
+    expect(await messages.subscribe()).toMatchObject({ head: Math.max(...posted) + 1 });
+    expect((await fetch(url + path, { headers: upgrade })).status).toBe(401);
+  }
 
   // Whoever is scraped tells of all, and what the dead have counted is not lost.
   const before = await (await fetch(`${url}/metrics`)).text();
