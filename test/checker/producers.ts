@@ -5,6 +5,7 @@ import type { Poller } from "./readers.ts";
 import { below, type Stage } from "./stage.ts";
 
 const ANSWER_MS_MAX = 5_000;
+const HANG_UP_MS_MAX = 8;
 const ROWS_PER_POST_MAX = 5;
 const PAUSE_MS_MAX = 80;
 
@@ -43,12 +44,14 @@ async function deliver(
   };
   const body = JSON.stringify(contents.length === 1 ? contents[0] : contents);
   for (; !stage.late(); counts.retries += 1) {
+    // Now and then it hangs up while its post is being written, and cannot know.
+    const hangUp = random() < 0.1;
     try {
       const response = await fetch(`${stage.url(random)}/api/signals`, {
         method: "POST",
         headers,
         body,
-        signal: AbortSignal.timeout(ANSWER_MS_MAX),
+        signal: AbortSignal.timeout(hangUp ? below(random, HANG_UP_MS_MAX) : ANSWER_MS_MAX),
       });
       const text = await response.text();
       if (response.status === 201) {

@@ -1,4 +1,5 @@
 /** Clients that read: they poll, walk lists, follow streams and exports, and come back when cut off. */
+import { Wire } from "../faults/harness.ts";
 import { Events } from "../harness/events.ts";
 import type { Filter, Look, Reader, Sequence, WireSignal } from "./ledger.ts";
 import { SYMBOLS } from "./ledger.ts";
@@ -193,6 +194,27 @@ export async function followStream(
           ledger.odd.push(`${name}: ${event.event} ${event.id} after ${cursor}`);
         cursor = event.id;
         if (take === 0) counts.cuts += 1;
+      }
+    } catch {
+      await Bun.sleep(COME_BACK_MS);
+    }
+  }
+}
+
+/** Asks for a stream and reads nothing of it, again and again: it may cost nobody else anything. */
+export async function sitDeaf(stage: Stage, reader: Reader, random: Random): Promise<void> {
+  while (!stage.over()) {
+    try {
+      using wire = await Wire.open(stage.url(random));
+      const headers = Object.entries(reader.headers).map(
+        ([name, value]) => `${name}: ${value}\r\n`,
+      );
+      wire.pause();
+      wire.send(
+        `GET /api/signals/stream?since_id=0 HTTP/1.1\r\nHost: x\r\n${headers.join("")}\r\n`,
+      );
+      for (let left = below(random, 40); left > 0 && !stage.over(); left -= 1) {
+        await Bun.sleep(GLANCE_MS);
       }
     } catch {
       await Bun.sleep(COME_BACK_MS);

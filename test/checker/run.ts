@@ -9,9 +9,9 @@ import { parseArgs } from "node:util";
 import { judge, type Verdict } from "./judge.ts";
 import { isFor, Ledger } from "./ledger.ts";
 import { ForeignWriter, produce } from "./producers.ts";
-import { followExports, followStream, Poller, walkLists } from "./readers.ts";
+import { followExports, followStream, Poller, sitDeaf, walkLists } from "./readers.ts";
 import { below, type Counts, numbersOf, type Stage } from "./stage.ts";
-import { type Fault, openOne, readRows, type World } from "./world.ts";
+import { type Fault, openServer, readRows, type World } from "./world.ts";
 
 export interface CheckerOptions {
   seed: number;
@@ -22,7 +22,7 @@ export interface CheckerOptions {
   say?: (line: string) => void;
 }
 
-const AGAINST = ["one"] as const;
+export const AGAINST = ["one", "workers"] as const;
 type Against = (typeof AGAINST)[number];
 
 export interface Checked {
@@ -43,8 +43,11 @@ const GAP_MS_MAX = 1_200;
 const FAULT_MS_MAX = 1_500;
 
 const worlds: Record<Against, (options: CheckerOptions) => Promise<World>> = {
-  one: ({ accounts }) => openOne({ accounts }),
+  one: ({ accounts }) => openServer({ accounts, workers: 1 }),
+  workers: ({ accounts }) => openServer({ accounts, workers: 4 }),
 };
+
+const names: Record<Against, string> = { one: "one process", workers: "four workers" };
 
 export async function check(options: CheckerOptions): Promise<Checked> {
   const { seed, seconds, against } = options;
@@ -109,6 +112,7 @@ export async function check(options: CheckerOptions): Promise<Checked> {
       const name = `stream ${i + 1} of ${reader.name}`;
       return followStream(stage, name, reader, random(name));
     }),
+    sitDeaf(stage, reader, random(`deaf ${reader.name}`)),
     walkLists(stage, `list of ${reader.name}`, reader, random(`list of ${reader.name}`)),
     followExports(stage, `export of ${reader.name}`, reader, random(`export of ${reader.name}`)),
   ]);
@@ -171,7 +175,7 @@ function summaryOf(
   );
   const parts = [
     `seed ${seed}`,
-    `${against === "one" ? "one process" : against}${accounts ? "" : ", signals alone"}`,
+    `${names[against]}${accounts ? "" : ", signals alone"}`,
     `${seconds} s`,
     `${number(acknowledged)} signals acknowledged of ${number(ledger.sent.length)} (${number(counts.retries)} posts sent again)`,
     `read ${read("stream")}, ${read("export")}`,

@@ -3,9 +3,10 @@ import { Database } from "bun:sqlite";
 import { Client } from "pg";
 import { accountsTemplate, clientOf, JWT_SECRET, PASSWORD } from "../harness/accounts.ts";
 import { READ_TOKEN, SERVICE_TOKEN, WRITE_TOKEN } from "../harness/app.ts";
-import { freePort, type Server, startServer, tempDir, until } from "../harness/process.ts";
+import { freePort, tempDir, until } from "../harness/process.ts";
 import { type TcpProxy, tcpProxy } from "../harness/proxy.ts";
 import { ownPostgres, redis } from "../harness/servers.ts";
+import { startWorkers, type Workers } from "../harness/workers.ts";
 import type { Ledger, Reader } from "./ledger.ts";
 import type { Stored } from "./judge.ts";
 import { pick } from "./stage.ts";
@@ -29,6 +30,8 @@ export interface World extends AsyncDisposable {
 export interface WorldOptions {
   /** Accounts in a Postgres, with Redis; else signals alone. */
   accounts: boolean;
+  /** Processes that serve the port. */
+  workers: number;
 }
 
 const withdrawnSeconds = { starter: 2, token: 1 };
@@ -41,28 +44,17 @@ const everybody = (name: string, headers: Record<string, string>): Reader => ({
 });
 
 /** One server on one file, behind a link. */
-export async function openOne({ accounts }: WorldOptions): Promise<World> {
+export async function openServer({ accounts, workers }: WorldOptions): Promise<World> {
   await using cleanup = new AsyncDisposableStack();
   const dir = cleanup.use(tempDir());
   const db = dir.file("signals.db");
   const port = freePort();
   const behind = accounts ? await openBehind(cleanup) : null;
   const lines: string[] = [];
-  const start = (): Promise<Server> =>
-    startServer({
+  const start = (): Promise<Workers> =>
+    startWorkers(dir.path, workers, {
       role: accounts ? "all" : "argo",
-      cwd: dir.path,
-      env: {
-        PORT: String(port),
-        SIGNALS_DB: db,
-        SIGNALS_ACCESS: "key",
-        ARGO_READ_TOKEN: READ_TOKEN,
-        ARGO_SERVICE_TOKEN: SERVICE_TOKEN,
-        ARGO_WRITE_TOKEN: WRITE_TOKEN,
-        RATE_LIMIT_PER_MINUTE: "1000000000",
-        SHUTDOWN_DELAY_SECONDS: "0",
-        ...behind?.env,
-      },
+      env: { ...env, PORT: String(port), SIGNALS_DB: db, ...behind?.env },
     });
   let server = await start();
   const end = async (): Promise<void> => {
@@ -75,6 +67,11 @@ export async function openOne({ accounts }: WorldOptions): Promise<World> {
   const linked = `http://127.0.0.1:${link.port}`;
   const readers = behind ? await behind.readers(direct) : viewsOfTokens();
 
+  /** The server itself, or one of its workers. */
+  const someOf = (forMs: number): number => {
+    const all = workers > 1 ? server.workers() : [];
+    return all[forMs % all.length] ?? server.pid;
+  };
   const serverFaults: Record<string, Fault> = {
     async kill() {
       server.kill();
@@ -88,11 +85,19 @@ export async function openOne({ accounts }: WorldOptions): Promise<World> {
       server = await start();
     },
     async freeze(forMs) {
-      process.kill(server.pid, "SIGSTOP");
+      const pid = someOf(forMs);
+      process.kill(pid, "SIGSTOP");
       await Bun.sleep(forMs);
-      process.kill(server.pid, "SIGCONT");
+      process.kill(pid, "SIGCONT");
     },
   };
+  if (workers > 1) {
+    serverFaults["kill worker"] = async (forMs) => {
+      process.kill(someOf(forMs), "SIGKILL");
+      await until(() => server.workers().length === workers, "another worker");
+    };
+    serverFaults["replace workers"] = () => server.reload();
+  }
   const whole = cleanup.move();
   return {
     readers,
@@ -105,6 +110,13 @@ export async function openOne({ accounts }: WorldOptions): Promise<World> {
     [Symbol.asyncDispose]: () => whole.disposeAsync(),
   };
 }
+
+const env = {
+  SIGNALS_ACCESS: "key",
+  ARGO_READ_TOKEN: READ_TOKEN,
+  ARGO_SERVICE_TOKEN: SERVICE_TOKEN,
+  ARGO_WRITE_TOKEN: WRITE_TOKEN,
+};
 
 /** Without accounts plans are what a server of the role `alpine` would say. */
 function viewsOfTokens(): Reader[] {
