@@ -7,6 +7,7 @@ import { signalRoutes } from "./argo/signals/routes";
 import { argoOf, type Deps } from "./deps";
 import { AppError, SetupError } from "./errors";
 import { docsRoutes } from "./http/docs";
+import { batchRoutes } from "./http/batch";
 import { createEdge } from "./http/edge";
 import { mustHavePlan, viewOfReader } from "./http/guard";
 import { preflight } from "./http/policy";
@@ -144,20 +145,22 @@ export function createApp(deps: Deps) {
     } else if (shown.status === 503) tellRefusal(shown.detail, cause);
     return problem(shown, shownPath(pathOf(request)));
   }
+  const fetch = edge((request, exchange) => {
+    const { method } = request;
+    const path = (exchange.path = pathOf(request));
+    if (method === "OPTIONS" && request.headers.has("origin")) return preflight(config, request);
+    // To HEAD no signal is sent.
+    if (method === "HEAD") exchange.deliver = () => undefined;
+    const poll = readMethods.has(method) ? polls.get(path) : undefined;
+    if (poll) return poll(request, exchange);
+    // Hono would take the body of a HEAD away, and with it the length that Bun tells.
+    const routed = method === "HEAD" ? new Request(request, { method: "GET" }) : request;
+    return app.fetch(routed, exchange);
+  });
+  app.route("/", batchRoutes(fetch));
   return {
     /** Answers any request. */
-    fetch: edge((request, exchange) => {
-      const { method } = request;
-      const path = (exchange.path = pathOf(request));
-      if (method === "OPTIONS" && request.headers.has("origin")) return preflight(config, request);
-      // To HEAD no signal is sent.
-      if (method === "HEAD") exchange.deliver = () => undefined;
-      const poll = readMethods.has(method) ? polls.get(path) : undefined;
-      if (poll) return poll(request, exchange);
-      // Hono would take the body of a HEAD away, and with it the length that Bun tells.
-      const routed = method === "HEAD" ? new Request(request, { method: "GET" }) : request;
-      return app.fetch(routed, exchange);
-    }),
+    fetch,
     /** Answer GET requests of their paths, and need no router: that would cost a poll dearly. */
     polls: [...polls].map(([path, poll]) => ({ path, fetch: edge(poll) })),
     /** What the listener does with WebSockets. */

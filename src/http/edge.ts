@@ -10,12 +10,15 @@ import { createForwardedWarning } from "./forwarded";
 import type { Exchange, JsonAnswer } from "./exchange";
 import { setLimitHeaders } from "./limit";
 import type { Meters, RouteClass } from "./meter";
+import { batchPath } from "./path";
 import { acceptsGzip, allowOrigin, secureHeaders } from "./policy";
 import { StampedHeaders } from "./stamp";
 
 export type Fetch = (
   request: Request,
   server: Server<unknown> | null,
+  /** Of a request that is a part of another one, and that one counts what is sent of it. */
+  within?: Pick<Exchange, "carrier" | "deliver">,
 ) => Response | Promise<Response>;
 
 type Handler = (request: Request, exchange: Exchange) => Response | Promise<Response>;
@@ -69,9 +72,10 @@ export function createEdge(deps: EdgeDeps): (handler: Handler) => Fetch {
   const lookForProxy = createForwardedWarning(config, log);
 
   return function edge(handler) {
-    return function fetch(request, server) {
+    return function fetch(request, server, within) {
       const exchange: Exchange = {
         request,
+        carrier: within?.carrier ?? request,
         server,
         requestId: requestIdOf(request),
         startedAt: performance.now(),
@@ -84,7 +88,7 @@ export function createEdge(deps: EdgeDeps): (handler: Handler) => Fetch {
         path: undefined,
         headed: undefined,
         cached,
-        deliver,
+        deliver: within?.deliver ?? deliver,
       };
       const answer = handled(handler, request, exchange);
       return exchange.dressed ? answer : dress(answer, exchange);
@@ -188,9 +192,12 @@ export function createEdge(deps: EdgeDeps): (handler: Handler) => Fetch {
 
 type Series = { requests: Count; duration: Distribution; routeClass: RouteClass | null };
 
-/** Null for what is no part of the API: probes and pages are nobody's usage. */
+/**
+ * Null for what is no part of the API: probes and pages are nobody's usage; and for a batch, of
+ * which each part is counted.
+ */
 function classOf(route: string): RouteClass | null {
-  if (!route.startsWith("/api/")) return null;
+  if (!route.startsWith("/api/") || route === batchPath) return null;
   if (/^\/api\/(signals|stats|hooks)(\/|$)/.test(route)) return "signals";
   return /^\/api\/admin(\/|$)/.test(route) ? "admin" : "account";
 }

@@ -6,8 +6,10 @@ import type { Verdict } from "./limit";
 
 /** What one request carries through Hono as `c.env`. */
 export type Exchange = {
-  /** As it came: the one that the listener knows. */
+  /** As it came. */
   request: Request;
+  /** The one that the listener knows: the same, or the batch that it is a part of. */
+  carrier: Request;
   /** The listener; null where a test calls the application without one. */
   server: Server<unknown> | null;
   requestId: string;

@@ -114,7 +114,7 @@ export function operationRoutes(deps: Deps) {
     .openapi(versions, (c) => c.json({ version, bun: Bun.version }, 200))
     .openapi(metric, async (c) => {
       const request = c.req.raw;
-      const peer = c.env.server?.requestIP(c.env.request)?.address ?? "";
+      const peer = c.env.server?.requestIP(c.env.carrier)?.address ?? "";
       const direct = isLoopback(peer.replace(/^::ffff:/, "")) && isLocal(config, request.headers);
       if (!direct && !bearerMatches(c.req.header("authorization") ?? null, config.metricsTokens)) {
         throw new AppError("unauthorized", "Metrics need METRICS_TOKEN as a Bearer token.", {

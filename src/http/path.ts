@@ -3,6 +3,9 @@ import { getPath } from "hono/utils/url";
 /** Where alerts are posted; its last part is a secret. */
 export const hookPath = "/api/hooks/:key";
 
+/** Where several reads are asked for at once. */
+export const batchPath = "/api/batch";
+
 /**
  * The path of a request, as the router reads it. A request of HTTP/1.0 may come without a host,
  * and then its URL is a path alone.

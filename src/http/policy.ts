@@ -83,7 +83,7 @@ export function acceptsGzip(acceptEncoding: string | null): boolean {
  * vouch for, counted from the right of X-Forwarded-For. What stands further left is hearsay.
  */
 export function clientAddress(config: Config, request: Request, exchange: Exchange): string {
-  const socket = exchange.server?.requestIP(exchange.request)?.address ?? "127.0.0.1";
+  const socket = exchange.server?.requestIP(exchange.carrier)?.address ?? "127.0.0.1";
   const hops = config.trustProxyHops;
   if (hops === 0) return socket;
   const chain = (request.headers.get("x-forwarded-for") ?? "")

@@ -46,6 +46,7 @@ const ROUTES: Record<string, Route> = {
     token: ":key",
     status: 201,
   },
+  "POST /api/batch": { right: "public", path: "/api/batch", status: 422 },
   "GET /livez": { right: "public", path: "/livez" },
   "GET /readyz": { right: "public", path: "/readyz" },
   "GET /health": { right: "public", path: "/health" },

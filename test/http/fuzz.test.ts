@@ -280,6 +280,16 @@ function body(): string | Uint8Array<ArrayBuffer> {
   );
 }
 
+/** Some reads in one, of which some may not be. */
+function batch(): string {
+  const parts = Array.from({ length: below(23) }, () => {
+    const url = JSON.stringify(`${pick(PATHS)}?${pick(NAMES)}=${pick(VALUES)}`);
+    const more = chance(0.95) ? "" : `,${JSON.stringify(pick(FIELDS))}:${pick(SCALARS)}`;
+    return chance(0.98) ? `{"url":${url}${more}}` : pick(SCALARS);
+  });
+  return `{"requests":[${parts.join(",")}]}`;
+}
+
 function request(): Request {
   const path = chance(0.7)
     ? pick(PATHS)
@@ -290,10 +300,12 @@ function request(): Request {
   const post = chance(0.3);
   const method = post ? "POST" : pick(METHODS);
   const hook = post && chance(0.2);
+  const many = post && !hook && chance(0.2);
   if (hook && chance(0.9)) pairs.push("template=signal");
   const search =
     pairs.length > 0 || chance(0.05) ? `?${pairs.join(pick(["&", "&", "&", ";", "&&"]))}` : "";
-  const target = hook ? `/api/hooks/${WRITE_TOKEN}` : "/api/signals";
+  const alert = `/api/hooks/${WRITE_TOKEN}`;
+  const target = hook ? alert : many ? "/api/batch" : "/api/signals";
   const url = `http://argo.test${post && chance(0.9) ? target : path}${search}`;
   const headers = new Headers();
   if (post && chance(0.85)) {
@@ -305,7 +317,7 @@ function request(): Request {
     headers.set(name, pick(values));
   }
   const bodied = method !== "GET" && method !== "HEAD" && chance(0.9);
-  return new Request(url, { method, headers, body: bodied ? body() : null });
+  return new Request(url, { method, headers, body: bodied ? (many ? batch() : body()) : null });
 }
 
 async function check(app: App, sent: Request): Promise<number> {
