@@ -71,7 +71,8 @@ export function createApp(deps: Deps) {
   const stores = [...(redis ? [new SharedTickets(redis)] : []), near];
   const tickets = new Tickets(stores);
   const source = feed;
-  const live = source && new Live({ config, source, admission, tickets, meters, metrics, now });
+  const live =
+    source && new Live({ config, source, admission, tickets, meters, metrics, redis, now });
   if (argo && live) {
     app.route("/", signalRoutes({ config, argo, admission, metrics, live, polls }));
   }

@@ -9,6 +9,7 @@ import { mustBeOwnOrigin } from "../../http/policy";
 import { type Tickets, ticketSeconds } from "../../http/ticket";
 import { parseQuery } from "../../http/validate";
 import type { Metrics } from "../../platform/metrics";
+import type { Redis } from "../../platform/redis";
 import { askStream, type StreamAsked } from "./asked";
 import type { readRoutes } from "./described";
 import { socketPath, streamPath } from "./poll";
@@ -25,6 +26,7 @@ type Deps = {
   tickets: Tickets;
   meters: Meters | null;
   metrics: Metrics;
+  redis: Redis | null;
   now: () => number;
 };
 
@@ -87,7 +89,7 @@ export class Live {
       stream.gone();
       throw error;
     }
-    streams.trim(exchange.principal);
+    streams.begun(exchange);
     return stream;
   }
 

@@ -52,7 +52,7 @@ export class Sockets {
       throw notUpgraded();
     }
     streams.hold(socket);
-    streams.trim(exchange.principal);
+    streams.begun(exchange);
     this.#timer ??= setInterval(this.#look, lookEveryMs);
     // Not sent: Bun has answered. It is what is counted and logged.
     return new Response(null, { status: 101 });

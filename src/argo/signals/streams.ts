@@ -5,15 +5,19 @@ import type { Exchange } from "../../http/exchange";
 import { type Principal, viewOfReader } from "../../http/guard";
 import type { Meter, Meters } from "../../http/meter";
 import type { Metrics } from "../../platform/metrics";
+import type { Redis } from "../../platform/redis";
 import type { EndReason } from "./event";
 import type { CloseReason } from "./message";
 import type { Source } from "./sequence";
+import { type Seats, Together } from "./together";
 
 type Deps = {
   source: Source;
   admission: Admission;
   meters: Meters | null;
   metrics: Metrics;
+  /** Null where each process counts streams for itself. */
+  redis: Redis | null;
   now: () => number;
 };
 
@@ -32,11 +36,14 @@ export type StreamReader = {
 /** A stream that is open, whatever it is sent over. */
 export type OpenStream = {
   readonly reader: StreamReader;
-  /** When the sequence's place was last told. */
+  /** When the sequence's place was last told; kept here by `Streams`. */
   beatMs: number;
   beat(): void;
   end(reason: EndReason): void;
 };
+
+/** The streams of an account in this process, the oldest first. */
+type Account = { most: number; open: Map<OpenStream, { name: string; atMs: number }> };
 
 /** Streams of all in this process, and those of them who came without a credential. */
 const streamsMax = 20_000;
@@ -52,13 +59,19 @@ const beatEveryMs = 15_000;
  */
 export class Streams {
   readonly #open = new Set<OpenStream>();
-  /** Those of each account, the oldest first. */
-  readonly #ofAccount = new Map<string, Set<OpenStream>>();
+  readonly #accounts = new Map<string, Account>();
+  readonly #together: Together | null;
   #strangers = 0;
   #timer: Timer | null = null;
   #round: Iterator<OpenStream> | null = null;
 
-  constructor(private readonly deps: Deps) {}
+  #names = 0;
+
+  constructor(private readonly deps: Deps) {
+    const { redis } = deps;
+    this.#together =
+      redis && new Together(redis, (userId) => this.#seatsOf(userId), this.#replaced);
+  }
 
   /**
    * Lets in whoever may open one more.
@@ -91,9 +104,10 @@ export class Streams {
     const { authorization, userId } = stream.reader;
     if (authorization === null) this.#strangers += 1;
     if (userId !== null) {
-      const others = this.#ofAccount.get(userId);
-      if (others) others.add(stream);
-      else this.#ofAccount.set(userId, new Set([stream]));
+      const account = this.#accounts.get(userId) ?? { most: Infinity, open: new Map() };
+      this.#accounts.set(userId, account);
+      this.#names += 1;
+      account.open.set(stream, { name: `${this.#names}:${userId}`, atMs: performance.now() });
     }
     this.#timer ??= setInterval(this.#look, lookEveryMs / parts);
   }
@@ -105,9 +119,10 @@ export class Streams {
     const { authorization, userId } = stream.reader;
     if (authorization === null) this.#strangers -= 1;
     if (userId !== null) {
-      const others = this.#ofAccount.get(userId);
-      others?.delete(stream);
-      if (others?.size === 0) this.#ofAccount.delete(userId);
+      const account = this.#accounts.get(userId);
+      account?.open.delete(stream);
+      if (account?.open.size === 0) this.#accounts.delete(userId);
+      this.#together?.note(userId);
     }
     if (this.#open.size > 0 || !this.#timer) return;
     clearInterval(this.#timer);
@@ -115,17 +130,41 @@ export class Streams {
   };
 
   /**
-   * Ends the oldest of those that an account has more than its plan allows: a bot that was cut off
-   * without a word must not be kept out by itself.
+   * To be called when one has begun. Ends the oldest of those that its account has more than the
+   * plan allows: a bot that was cut off without a word must not be kept out by itself.
    */
-  trim(principal: Principal | null | undefined): void {
+  begun({ principal }: Exchange): void {
     const account = principal?.account;
     if (!account) return;
-    const open = this.#ofAccount.get(account.userId);
-    const most = account.entitlement.streamsMax;
-    if (!open || open.size <= most) return;
-    for (const stream of [...open].slice(0, open.size - most)) stream.end("replaced");
+    this.#trim(account);
+    this.#together?.note(account.userId);
   }
+
+  #trim({ userId, entitlement }: Principal["account"] & object): void {
+    const account = this.#accounts.get(userId);
+    if (!account) return;
+    const most = entitlement.streamsMax;
+    if (most < account.most && account.most !== Infinity) this.#together?.note(userId);
+    account.most = most;
+    const extra = account.open.size - most;
+    if (extra > 0)
+      for (const stream of [...account.open.keys()].slice(0, extra)) stream.end("replaced");
+  }
+
+  #seatsOf(userId: string): Seats {
+    const account = this.#accounts.get(userId);
+    if (!account) return { most: 0, streams: [] };
+    const nowMs = performance.now();
+    const streams = [...account.open.values()].map(({ name, atMs }) => {
+      return { name, ageMs: nowMs - atMs };
+    });
+    return { most: account.most, streams };
+  }
+
+  readonly #replaced = (name: string): void => {
+    const open = this.#accounts.get(name.slice(name.indexOf(":") + 1))?.open ?? [];
+    for (const [stream, seat] of open) if (seat.name === name) stream.end("replaced");
+  };
 
   readonly #look = (): void => {
     const nowMs = this.deps.now();
@@ -153,7 +192,7 @@ export class Streams {
     const goOn = (principal: Principal | null): void => {
       const now = viewOfReader({ principal: principal ?? undefined, view: askedView });
       if (now !== view) stream.end("plan");
-      else this.trim(principal);
+      else if (principal?.account) this.#trim(principal.account);
     };
     const refused = (error: unknown): void => {
       const known = error instanceof AppError ? error.code : "internal";
