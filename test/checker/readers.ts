@@ -1,8 +1,8 @@
 /** Clients that read: they poll, walk lists, follow streams and exports, and come back when cut off. */
 import { Wire } from "../faults/harness.ts";
-import { Events } from "../harness/events.ts";
 import type { Filter, Look, Reader, Sequence, WireSignal } from "./ledger.ts";
 import { SYMBOLS } from "./ledger.ts";
+import { type Form, openLine, Refused, type Told } from "./lines.ts";
 import { below, pick, type Stage } from "./stage.ts";
 
 const ANSWER_MS_MAX = 15_000;
@@ -153,53 +153,53 @@ export async function walkLists(
   }
 }
 
-/** Follows a stream of server-sent events to the end, over as many connections as it takes. */
-export async function followStream(
+/** Follows what comes to the end, over as many connections as it takes. */
+export async function followLine(
   stage: Stage,
+  form: Form,
   name: string,
   reader: Reader,
   random: Random,
 ): Promise<void> {
   const { ledger, counts } = stage;
+  const { headers } = reader;
   const filter = filterOf(random);
   const sequence = ledger.follow({ name, reader, filter, fromId: 0 });
   let cursor = 0;
+  const take = (told: Told): void => {
+    if (told.signal) {
+      if (told.signal.id !== told.id)
+        ledger.odd.push(`${name}: ${told.signal.id} under ${told.id}`);
+      ledger.see(sequence, told.signal);
+    } else if (!expected(told) || told.id < cursor) {
+      ledger.odd.push(`${name}: ${told.kind} ${told.id} after ${cursor} ${told.reason ?? ""}`);
+    }
+    cursor = told.id;
+  };
   while (!isThere(stage, sequence, cursor)) {
     try {
-      const response = await fetch(
-        `${stage.url(random)}/api/signals/stream?${search({ ...filter })}`,
-        {
-          headers: { ...reader.headers, "Last-Event-ID": `${cursor}` },
-        },
-      );
-      if (response.status !== 200) {
-        const text = await response.text();
-        if (response.status !== 503) ledger.odd.push(`${name}: ${response.status} ${text}`);
-        await Bun.sleep(COME_BACK_MS);
-        continue;
-      }
-      await using events = new Events(response);
-      for (let take = 1 + below(random, 300); take > 0;) {
-        const event = await soon(events);
+      await using line = await openLine(form, { url: stage.url(random), headers, filter, cursor });
+      for (let left = 1 + below(random, 300); left > 0;) {
+        const told = await line.next(GLANCE_MS);
         if (isThere(stage, sequence, cursor)) return;
-        if (event === "nothing") continue;
-        if (event === null) break;
-        if (event.event === "signal") {
-          const row = event.data as unknown as WireSignal;
-          if (row.id !== event.id) ledger.odd.push(`${name}: ${row.id} under ${event.id}`);
-          ledger.see(sequence, row);
-          take -= 1;
-        } else if (event.event === "ahead") ledger.odd.push(`${name}: ahead at ${cursor}`);
-        else if (event.id < cursor)
-          ledger.odd.push(`${name}: ${event.event} ${event.id} after ${cursor}`);
-        cursor = event.id;
-        if (take === 0) counts.cuts += 1;
+        if (told === "nothing") continue;
+        if (told === null) break;
+        take(told);
+        if (told.signal) left -= 1;
+        if (left === 0) counts.cuts += 1;
       }
-    } catch {
+    } catch (error) {
+      if (error instanceof Refused && error.status !== 503)
+        ledger.odd.push(`${name}: ${error.message}`);
       await Bun.sleep(COME_BACK_MS);
     }
   }
 }
+
+/** What is told beside signals, while nothing is deleted and everybody keeps their plan. */
+const expected = ({ kind, reason }: Told): boolean =>
+  ["head", "subscribed"].includes(kind) ||
+  (kind === "end" && ["draining", "unavailable", "slow"].includes(`${reason}`));
 
 /** Asks for a stream and reads nothing of it, again and again: it may cost nobody else anything. */
 export async function sitDeaf(stage: Stage, reader: Reader, random: Random): Promise<void> {
@@ -219,16 +219,6 @@ export async function sitDeaf(stage: Stage, reader: Reader, random: Random): Pro
     } catch {
       await Bun.sleep(COME_BACK_MS);
     }
-  }
-}
-
-/** The next event, or nothing for now. */
-async function soon(events: Events): Promise<Awaited<ReturnType<Events["next"]>> | "nothing"> {
-  try {
-    return await events.next(GLANCE_MS);
-  } catch (error) {
-    if (error instanceof Error && error.message === "no event in time") return "nothing";
-    throw error;
   }
 }
 

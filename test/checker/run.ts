@@ -9,7 +9,7 @@ import { parseArgs } from "node:util";
 import { judge, type Verdict } from "./judge.ts";
 import { isFor, Ledger } from "./ledger.ts";
 import { ForeignWriter, produce } from "./producers.ts";
-import { followExports, followStream, Poller, sitDeaf, walkLists } from "./readers.ts";
+import { followExports, followLine, Poller, sitDeaf, walkLists } from "./readers.ts";
 import { below, type Counts, numbersOf, type Stage } from "./stage.ts";
 import { type Fault, openServer, readRows, type World } from "./world.ts";
 
@@ -36,7 +36,7 @@ export interface Checked {
 
 const PRODUCERS = 3;
 const POLLERS_OF_EACH = 2;
-const STREAMS_OF_EACH = 4;
+const LINES_OF_EACH = 4;
 /** How long all may take to come to the end once nothing is broken any more. */
 const CATCH_UP_MS = 30_000;
 const GAP_MS_MAX = 1_200;
@@ -108,9 +108,10 @@ export async function check(options: CheckerOptions): Promise<Checked> {
       const name = `poller ${i + 1} of ${reader.name}`;
       return new Poller(stage, name, reader, random(name)).run();
     }),
-    ...Array.from({ length: STREAMS_OF_EACH }, (_, i) => {
-      const name = `stream ${i + 1} of ${reader.name}`;
-      return followStream(stage, name, reader, random(name));
+    ...Array.from({ length: LINES_OF_EACH }, (_, i) => {
+      const form = i % 2 === 0 ? "stream" : "socket";
+      const name = `${form} ${i + 1} of ${reader.name}`;
+      return followLine(stage, form, name, reader, random(name));
     }),
     sitDeaf(stage, reader, random(`deaf ${reader.name}`)),
     walkLists(stage, `list of ${reader.name}`, reader, random(`list of ${reader.name}`)),
@@ -178,7 +179,7 @@ function summaryOf(
     `${names[against]}${accounts ? "" : ", signals alone"}`,
     `${seconds} s`,
     `${number(acknowledged)} signals acknowledged of ${number(ledger.sent.length)} (${number(counts.retries)} posts sent again)`,
-    `read ${read("stream")}, ${read("export")}`,
+    `read ${["stream", "socket", "export"].map(read).join(", ")}`,
     `${number(counts.polls)} polls (${number(counts.unmodified)} × 304), ${number(counts.lists)} lists`,
     `${number(counts.cuts)} cuts by clients`,
     faults.join(", "),

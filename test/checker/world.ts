@@ -222,6 +222,8 @@ async function openBehind(cleanup: AsyncDisposableStack): Promise<Behind> {
           account: true,
         });
       }
+      // A key that was made by one process is known to the others half a second later.
+      await Bun.sleep(1_000);
       return made;
     },
   };
