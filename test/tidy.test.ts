@@ -201,14 +201,14 @@ describe("text that is banned", () => {
 describe("the documents", () => {
   const documents = [
     ...files("*.md"),
-    ...files("{src,test,bench,db,examples,client}/**/*.md"),
+    ...files("{src,test,bench,db,examples,client,clients}/**/*.md"),
     ...files(".env.example"),
     ...files("Dockerfile"),
   ];
   const everything = [
     ...documents,
     ...sources,
-    ...files("{test,bench,db,examples,client}/**/*.{ts,mjs,py,sql,json,toml}"),
+    ...files("{test,bench,db,examples,client,clients}/**/*.{ts,mjs,py,sql,json,toml}"),
     ...files("*.{ts,json}"),
   ].filter((path) => path !== relative(ROOT, import.meta.path));
 
@@ -229,7 +229,7 @@ describe("the documents", () => {
   });
 
   test("name only files that are there", () => {
-    const missing = files("{*,client/*}.md").flatMap((path) =>
+    const missing = files("{*,client/*,clients/*/*}.md").flatMap((path) =>
       [...read(path).matchAll(/\]\((?!https?:|#|mailto:)([^)#]+)/g)]
         .map((match) => match[1] ?? "")
         .filter((link) => !existsSync(join(ROOT, dirname(path), link)))

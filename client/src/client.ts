@@ -7,7 +7,9 @@ import {
   type ReceivedSignal,
   SignalStream,
   type StreamFilters,
+  type StreamNotice,
   type StreamOptions,
+  warn,
 } from "./stream.ts";
 import { type ArgoOptions, type CallOptions, json, Transport } from "./transport.ts";
 
@@ -89,10 +91,15 @@ export class Argo {
   /**
    * Everything after an id, ascending, up to the highest at the start. Goes on where it broke off;
    * gives up when nothing came for as long as a call may take. An abort throws: it is not whole.
+   * `onNotice` is told of a gap, as a stream's is.
    */
   async *export(
     sinceId = 0,
-    { signal, deadlineMs = this.#transport.deadlineMs }: CallOptions = {},
+    {
+      signal,
+      deadlineMs = this.#transport.deadlineMs,
+      onNotice = warn,
+    }: CallOptions & { onNotice?: (notice: StreamNotice) => void } = {},
   ): AsyncGenerator<ReceivedSignal, void, void> {
     const transport = this.#transport;
     let cursor = sinceId;
@@ -106,7 +113,9 @@ export class Argo {
         signal?.throwIfAborted();
         const init = { signal: closing.signal };
         const request = transport.request("/api/signals/export", { since_id: cursor }, init);
-        const { body } = await transport.open(request);
+        const { body, headers } = await transport.open(request);
+        const gap = /^from=(\d+), to=(\d+)$/.exec(headers.get("Signal-Gap") ?? "");
+        if (gap) onNotice({ type: "gap", id: cursor, from: Number(gap[1]), to: Number(gap[2]) });
         for await (const line of readLines(body, transport.muteMs)) {
           const row = JSON.parse(line) as ReceivedSignal;
           if (row.id <= cursor) continue;

@@ -17,8 +17,8 @@ export type StreamNotice =
   | { type: "head"; id: number; headId: number }
   /** The cursor was above the head (another file, another plan, deleted rows); it is `id` now. */
   | { type: "ahead"; id: number }
-  /** What was missed is no longer kept: the signals up to `id` are lost to this stream. */
-  | { type: "gap"; id: number; data: Record<string, unknown> }
+  /** Of the ids `from` to `to` some may be missing, deleted for their age; what is left follows. */
+  | { type: "gap"; id: number; from: number; to: number }
   /** The connection was lost; another is made in `pauseMs`. */
   | { type: "dropped"; id: number | null; reason: string; pauseMs: number };
 
@@ -154,7 +154,7 @@ export class SignalStream implements AsyncIterable<ReceivedSignal> {
     this.#cursor = type === "ahead" ? id : Math.max(cursor, id);
     if (type === "head") return { type, id, headId: Number(data["id"]) };
     if (type === "ahead") return { type, id };
-    if (type === "gap") return { type, id, data };
+    if (type === "gap") return { type, id, from: Number(data["from"]), to: Number(data["to"]) };
     return id > cursor ? { type: "signal", id, signal: data as ReceivedSignal } : null;
   }
 }
@@ -163,6 +163,7 @@ type Drop = { reason: string; error?: unknown };
 
 const told = ({ reason, error }: Drop): string => (error === undefined ? reason : String(error));
 
-function warn(notice: StreamNotice): void {
+/** What a bot must not overlook is said where nobody listens. */
+export function warn(notice: StreamNotice): void {
   if (notice.type === "gap" || notice.type === "ahead") console.warn("argo-alpine:", notice);
 }

@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { BACKEND, serveAccounts, type ServedAccounts } from "../harness/accounts.ts";
 import { until } from "../harness/process.ts";
+import { bot, noPython } from "./bot.ts";
 import { follow } from "./follow.ts";
 import { TYPES, typesOf } from "./generate.ts";
 import { reader } from "./serve.ts";
@@ -40,3 +41,26 @@ test("a key that is revoked, and a newer stream on a plan of one, end it with an
   const refused = await renewing.done.catch((thrown: unknown) => thrown);
   expect(refused).toMatchObject({ name: "ArgoError", status: 401 });
 });
+
+test.skipIf(noPython)(
+  "the Python client is told when its key is revoked, and when a newer stream takes its place",
+  async () => {
+    const { url } = at.server;
+    const member = await at.member();
+    const body = { name: "bot", scopes: ["signals:read"] };
+    type Made = { id: string; key: string };
+    const made = await at.must<Made>(201, "POST", "/api/keys", body, member.access);
+    await using first = bot("stream", url, made.key, "7");
+    await first.has(1, "type");
+    await using second = bot("stream", url, made.key);
+    await first.has(1, "ended");
+    await second.has(1, "type");
+    await at.must(204, "DELETE", `/api/keys/${made.id}`, undefined, member.access);
+    await second.has(1, "ended");
+    expect(first.told).toEqual([
+      { type: "ahead", id: 0 },
+      { ended: "replaced", cursor: 0 },
+    ]);
+    expect(second.told.at(-1)).toEqual({ ended: "unauthorized", cursor: 0 });
+  },
+);

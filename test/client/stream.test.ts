@@ -1,8 +1,10 @@
 import { Database } from "bun:sqlite";
 import { expect, test } from "bun:test";
-import type { StreamEvent } from "../../client/src/index.ts";
+import type { StreamEvent, StreamNotice } from "../../client/src/index.ts";
+import { openApp, READ_TOKEN } from "../harness/app.ts";
 import { until } from "../harness/process.ts";
 import { tcpProxy } from "../harness/proxy.ts";
+import { bot as pythonBot, noPython } from "./bot.ts";
 import { follow } from "./follow.ts";
 import { range, reader, serve, signals, writer } from "./serve.ts";
 
@@ -169,4 +171,37 @@ test("an export that is cut goes on where it was", async () => {
   }
   expect(ids).toEqual(range(11, 6_000));
   expect(way.accepted()).toBeGreaterThanOrEqual(2);
+});
+
+test("what was deleted for its age is told of, by both clients, and the rest given", async () => {
+  await using app = await openApp({
+    fixture: null,
+    env: { SIGNALS_RETENTION_DAYS: "30" },
+    now: Date.now(),
+  });
+  const url = app.listen();
+  await writer(url).post(signals(60));
+  app.engine.run(
+    "UPDATE argo_received SET received_at = '2020-01-01T00:00:00.000Z' WHERE id <= 40",
+  );
+  await app.deps.argo.writer.forget();
+  const gap = { type: "gap", id: 10, from: 11, to: 40 } as const;
+  await using bot = follow(reader(url), {}, { sinceId: 10 });
+  await until(() => bot.ids.length === 20, "the rest");
+  expect([bot.ids, bot.notices.at(-1)]).toEqual([range(41, 60), gap]);
+  const told: StreamNotice[] = [];
+  const exported: number[] = [];
+  const onNotice = (notice: StreamNotice): void => void told.push(notice);
+  for await (const { id } of reader(url).export(10, { onNotice })) exported.push(id);
+  expect([exported, told]).toEqual([bot.ids, [gap]]);
+  if (noPython) return;
+  for (const [what, name, since] of [
+    ["stream", "signal", "10"],
+    ["export", "id", ""],
+  ] as const) {
+    await using python = pythonBot(what, url, READ_TOKEN, since);
+    await python.has(20, name);
+    await until(() => python.told.length >= 21, "the gap");
+    expect(python.told.find(({ type }) => type === "gap")).toEqual(gap);
+  }
 });

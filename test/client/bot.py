@@ -1,0 +1,62 @@
+"""A bot on the Python client: `bot.py WHAT URL TOKEN [MORE]`. Prints what it is given as lines of JSON."""
+import json
+import random
+import sys
+
+from argo_alpine import ArgoError, Client, StreamEnded, to_dataframe
+
+what, url, token, *more = sys.argv[1:]
+# Quick to come back.
+random.uniform = lambda least, most: 0.02 * most
+impatience = float(more[1]) if len(more) > 1 else 5
+options = {"backoff": 0.5, "timeout": impatience, "mute": impatience}
+
+
+def tell(**said):
+    print(json.dumps(said), flush=True)
+
+
+def calls(argo):
+    page = argo.latest(limit=2, premium_only=False)
+    tell(ids=[signal["id"] for signal in page.signals], head=page.head_id)
+    tell(same=argo.latest(premium_only=False, limit=2, symbol=None) is page)
+    tell(waited=argo.wait(page, 1) is page)
+    for query in ({"limit": 0}, {"limit": 1, "nonsense": 1}):
+        try:
+            argo.latest(**query)
+        except ArgoError as error:
+            tell(status=error.status, code=error.code, fields=[e["field"] for e in error.errors])
+    for changed in argo.poll(limit=2):
+        tell(polled=changed.head_id)
+
+
+def stream(argo):
+    since_id = int(more[0]) if more else None
+    following = argo.stream(since_id, on_notice=lambda notice: tell(**notice))
+    try:
+        for signal in following:
+            tell(signal=signal["id"], cursor=following.cursor)
+    except StreamEnded as ended:
+        tell(ended=ended.reason, cursor=following.cursor)
+
+
+def export(argo):
+    for signal in argo.export(10, on_notice=lambda notice: tell(**notice)):
+        tell(id=signal["id"])
+
+
+def post(argo):
+    # Without a timestamp nothing but the key makes two the same.
+    rows = [{"symbol": "PY", "action": "HOLD", "confidence": 1, "entry_price": 1}] * 2
+    tell(posted=[row["id"] for row in argo.post(rows)])
+
+
+def frame(argo):
+    table = to_dataframe(argo.export())
+    tell(rows=len(table), dtypes={name: str(kind) for name, kind in table.dtypes.items()})
+    tell(newest=int(table.index[-1]), year=int(table["timestamp"].iloc[-1].year))
+    tell(none=len(to_dataframe([])))
+
+
+with Client(url, token, **options) as client:
+    globals()[what](client)
