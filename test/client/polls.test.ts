@@ -121,7 +121,7 @@ describe("errors", () => {
 
   test("a limit that ends too late is told at once, with when to come back", async () => {
     await using narrow = await serve({ RATE_LIMIT_PER_MINUTE: "2" });
-    const argo = reader(narrow.url, { deadlineMs: 500 });
+    const argo = reader(narrow.url, { deadlineMs: 5_000 });
     await argo.latest();
     await argo.latest();
     const limited = await refused(argo.latest());
