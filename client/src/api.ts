@@ -7465,6 +7465,85 @@ export interface paths {
     patch?: never;
     trace?: never;
   };
+  "/api/batch": {
+    parameters: {
+      query?: never;
+      header?: never;
+      path?: never;
+      cookie?: never;
+    };
+    get?: never;
+    put?: never;
+    /**
+     * Up to 20 reads in one round trip
+     * @description Answers in the order of the requests, each with its own status. Each is asked with the credential and from the address of the batch, and takes its own share of the limit. Streams, sockets, exports, hooks and `wait` are asked for by themselves. An answer that does not fit into 8 MiB together with those before it is 413.
+     */
+    post: {
+      parameters: {
+        query?: never;
+        header?: never;
+        path?: never;
+        cookie?: never;
+      };
+      requestBody: {
+        content: {
+          "application/json": components["schemas"]["BatchIn"];
+        };
+      };
+      responses: {
+        /** @description All answers, whatever they are */
+        200: {
+          headers: {
+            [name: string]: unknown;
+          };
+          content: {
+            "application/json": components["schemas"]["BatchOut"];
+          };
+        };
+        /** @description Bad request */
+        400: {
+          headers: {
+            [name: string]: unknown;
+          };
+          content: {
+            "application/problem+json": components["schemas"]["Problem"];
+          };
+        };
+        /** @description Payload too large */
+        413: {
+          headers: {
+            [name: string]: unknown;
+          };
+          content: {
+            "application/problem+json": components["schemas"]["Problem"];
+          };
+        };
+        /** @description Unsupported media type */
+        415: {
+          headers: {
+            [name: string]: unknown;
+          };
+          content: {
+            "application/problem+json": components["schemas"]["Problem"];
+          };
+        };
+        /** @description Unprocessable content */
+        422: {
+          headers: {
+            [name: string]: unknown;
+          };
+          content: {
+            "application/problem+json": components["schemas"]["Problem"];
+          };
+        };
+      };
+    };
+    delete?: never;
+    options?: never;
+    head?: never;
+    patch?: never;
+    trace?: never;
+  };
 }
 export type webhooks = Record<string, never>;
 export interface components {
@@ -8475,6 +8554,27 @@ export interface components {
       };
       timestamp: string;
       version: string;
+    };
+    BatchOut: {
+      responses: {
+        status: number;
+        headers: {
+          [key: string]: string;
+        };
+        /** @description As JSON; null where there is none, as of 304. */
+        body?: unknown;
+      }[];
+    };
+    BatchIn: {
+      requests: {
+        /** @example /api/signals/latest?limit=1 */
+        url: string;
+        /** @enum {string} */
+        method?: "GET";
+        headers?: {
+          "If-None-Match"?: string;
+        };
+      }[];
     };
   };
   responses: never;
