@@ -53,7 +53,8 @@ export function createApp(deps: Deps) {
   const signals = remote?.signals;
   const meters = alpine?.meters ?? null;
   const feed = argo?.feed ?? null;
-  const polling = { config, admission, metrics, meters, draining, feed, refuse };
+  const reached = argo?.reached ?? null;
+  const polling = { config, admission, metrics, meters, draining, feed, reached, refuse };
   const latest = signals?.polled(latestPath) ?? argoOf(deps).answers;
   const subscribed = signals?.polled(subscribedPath) ?? argoOf(deps).subscribed;
   const permit = mustHavePlan;
@@ -84,9 +85,14 @@ export function createApp(deps: Deps) {
       metrics,
       now: deps.now,
       ready: () =>
-        state.draining && !state.replaced ? "draining" : state.started ? null : "starting",
+        state.draining && !state.replaced
+          ? "draining"
+          : state.started
+            ? (argo?.catchingUp ?? null)
+            : "starting",
       signalsFault: async () => (argo ? argo.fault() : ((await signals?.fault())?.detail ?? null)),
       critical: argo ? "signals" : "database",
+      origin: () => (argo?.node ? healthOf(argo.node.up && argo.node.stopped === null) : undefined),
       accounts: async () => {
         // Nothing else may be asking it just now.
         await redis?.attempt((client) => client.ping());

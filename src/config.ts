@@ -52,6 +52,7 @@ export const secretNames = [
   "ARGO_READ_TOKEN",
   "ARGO_SERVICE_TOKEN",
   "METRICS_TOKEN",
+  "LIBSQL_AUTH_TOKEN",
   "DATABASE_URL",
   "REDIS_URL",
   "REDIS_PASSWORD",
@@ -78,6 +79,14 @@ const argoUrl = url("http:", "https:")
     return !username && !password && !search && !hash;
   }, "must be an address alone: the token goes into ARGO_SERVICE_TOKEN")
   .transform((text) => text.replace(/\/+$/, ""))
+  .optional();
+
+/** As `libsql:` it is asked over TLS. */
+const libsqlUrl = url("libsql:", "http:", "https:")
+  .refine((text) => {
+    const { username, password, search, hash } = URL.parse(text) ?? {};
+    return !username && !password && !search && !hash;
+  }, "must be an address alone: the token goes into LIBSQL_AUTH_TOKEN")
   .optional();
 
 function isDecodable(text: string): boolean {
@@ -133,6 +142,12 @@ export const Variables = z.object({
   STRIPE_API_BASE: url("http:", "https:").optional(),
   EMBEDDED: z.string().default("false").pipe(flag),
   BACKGROUND_TASKS: z.string().default("true").pipe(flag),
+  LIBSQL_URL: libsqlUrl,
+  LIBSQL_AUTH_TOKEN: z
+    .string()
+    .regex(/^[\x21-\x7e]+$/, "must be visible characters")
+    .optional(),
+  LIBSQL_POLL_MS: z.string().default("100").pipe(count(10, 60_000)),
   SIGNALS_RETENTION_DAYS: z.string().pipe(count(1, 36_500)).optional(),
   ASYNC_WORKERS: z.string().default("1").pipe(count(1, 64)),
 });
@@ -162,6 +177,8 @@ export type Config = Readonly<{
   metricsTokens: readonly string[];
   /** Where argo is, for the role `alpine`; null for those that have the signals themselves. */
   argoUrl: string | null;
+  /** The libSQL server that holds the signals of many nodes; null for a file of this machine. */
+  libsql: Readonly<{ url: string; token: string | null; pollMs: number }> | null;
   corsOrigins: ReadonlySet<string>;
   trustProxyHops: number;
   rateLimitPerMinute: number;
@@ -244,6 +261,10 @@ export function readConfig(env: Record<string, string | undefined>, role: Role =
     serviceTokens: v.ARGO_SERVICE_TOKEN,
     metricsTokens: v.METRICS_TOKEN,
     argoUrl: role === "alpine" ? (v.ARGO_URL ?? v.EXTERNAL_SIGNAL_API_URL ?? null) : null,
+    libsql:
+      role === "alpine" || v.LIBSQL_URL === undefined
+        ? null
+        : { url: v.LIBSQL_URL, token: v.LIBSQL_AUTH_TOKEN ?? null, pollMs: v.LIBSQL_POLL_MS },
     corsOrigins: new Set([...v.FRONTEND_URL, ...v.CORS_ORIGINS]),
     trustProxyHops: v.TRUST_PROXY,
     rateLimitPerMinute: v.RATE_LIMIT_PER_MINUTE,

@@ -103,6 +103,10 @@ export async function openDeps(config: Config, overrides: Overrides = {}): Promi
   const { argo, remote } = signals;
   const { alpine } = accounts;
   const shared = await shareLimit(limiter, redis, peers);
+  if (redis && argo?.node) {
+    const { wakeEachOther } = await import("./argo/origin/wake");
+    wakeEachOther(argo.writer, redis);
+  }
   watchAll(metrics, { argo, remote: remote?.signals ?? null, alpine, redis, limiter, shared });
   const common = { config, log, now, argo, remote };
   const tasks = alpine && config.backgroundTasks ? { ...common, alpine } : null;

@@ -85,7 +85,14 @@ program
     // Never beside real signals or accounts, whatever the environment says of those.
     const data = { DATA_DIR: flags["dataDir"] ?? "./data/demo", SIGNALS_DB: flags["db"] };
     const own = { ...data, ASYNC_WORKERS: "" };
-    const real = ["DATABASE_URL", "REDIS_URL", "REDIS_HOST", "JWT_SECRET", "SMTP_URL"];
+    const real = [
+      "DATABASE_URL",
+      "LIBSQL_URL",
+      "REDIS_URL",
+      "REDIS_HOST",
+      "JWT_SECRET",
+      "SMTP_URL",
+    ];
     const none = [...real.flatMap((name) => [name, `${name}_FILE`]), "REQUIRE_VERIFIED_EMAIL"];
     const config = await configOf(flags, usual, {
       ...own,

@@ -9,12 +9,14 @@ import type { Metrics } from "../platform/metrics";
 import { isCorruption, type Synchronous } from "../platform/sqlite";
 import { fileId, makeDirectory } from "../platform/directory";
 import { mustHaveSoundLog } from "../platform/wal";
+import { NodeStatus } from "./origin/status";
 import { FarReader } from "./signals/far";
 import { Answers } from "./signals/answers";
 import { Feed } from "./signals/feed";
 import { askLatest } from "./signals/latest";
 import { TIMESTAMP_AHEAD_SECONDS_MAX } from "./signals/schema";
 import type { ReceivedSignal } from "./signals/signal";
+import { Reached } from "./signals/reached";
 import { SignalStats } from "./signals/stats";
 import { SignalReader } from "./signals/store";
 import { askSubscribed } from "./signals/subscribed";
@@ -57,6 +59,10 @@ export class Argo implements AsyncDisposable {
   /** What comes to be seen, for those who wait for it. */
   readonly feed: Feed;
   readonly cursors: Cursors;
+  /** How the file stands to the libSQL server that it is a copy of; null where it is nobody's. */
+  readonly node: NodeStatus | null;
+  /** Whether what a client has heard of elsewhere is here. */
+  readonly reached: Reached;
   /** What SQLite's own check found; empty while it has found nothing. */
   damage: string[] = [];
   /** Newest signals dated too far ahead, as last counted. */
@@ -84,6 +90,18 @@ export class Argo implements AsyncDisposable {
     this.stats = new SignalStats(this.views, this.far);
     this.feed = new Feed(config.signalsDb, reader, this.far, this.views, options.now);
     writer.onCommit = this.feed.wake;
+    const copy = config.libsql && new NodeStatus(options.log, reader.copyOf()?.whole ?? false);
+    if (copy) {
+      copy.onRows = () => {
+        this.#keepInPlace();
+        this.feed.wake();
+      };
+      writer.onNode = copy.apply;
+    }
+    this.node = copy;
+    this.reached = new Reached(reader, this.feed, copy);
+    if (copy) this.feed.reach = (sinceId) => this.reached.mustFollow(sinceId);
+    reader.condemn(copy?.filling ?? null);
     // Without our own tables cursors live as long as this process.
     const transient = crypto.getRandomValues(new Uint8Array(32));
     let secret: Uint8Array | null = null;
@@ -114,6 +132,7 @@ export class Argo implements AsyncDisposable {
       gate: () => gate,
       path: config.signalsDb,
       synchronous: options.synchronous,
+      origin: config.libsql,
       retentionDays: config.signalsRetentionDays,
       chores: options.chores,
       now,
@@ -135,6 +154,7 @@ export class Argo implements AsyncDisposable {
       }
       if (!reader) throw new SetupError("The signal file cannot be opened.", openFix);
       reader.refresh();
+      mustFit(reader, config);
       const argo = new Argo(reader, writer, options);
       argo.#keep(checked.resolve);
       return argo;
@@ -149,6 +169,11 @@ export class Argo implements AsyncDisposable {
     const { sight } = this.views.current(view);
     const found = ids.map((id) => this.reader.byId(id, sight)).filter((signal) => signal !== null);
     return new Map(found.map((signal) => [signal.id, signal]));
+  }
+
+  /** Why traffic is not welcome yet; null when it is. */
+  get catchingUp(): string | null {
+    return this.node?.settled === false ? "copying from the libSQL server" : null;
   }
 
   /** Why the signal file is not fit to be served; null when it is. */
@@ -179,6 +204,8 @@ export class Argo implements AsyncDisposable {
     this.#every(keepEveryMs, () => this.#keepAdopted());
     this.#every(futureEveryMs, () => void this.#countFutureDated());
     // The writer's thread also keeps the log short while only the engine writes.
+    // At once where it is to follow a libSQL server.
+    if (this.node) this.writer.tail();
     this.#after(wakeWriterAfterMs, () => this.#adopt());
     this.#after(damageCheckAfterMs, () => void this.#checkDamage().then(checked));
   }
@@ -216,7 +243,9 @@ export class Argo implements AsyncDisposable {
     // The log is there for as long as anybody has the file open: another one is another file's.
     const log = fileId(`${path}-wal`);
     this.#log ??= log;
-    if (file === this.#file && log === this.#log) return reader.condemn(null);
+    if (file === this.#file && log === this.#log) {
+      return reader.condemn(this.node?.filling ?? null);
+    }
     if (!this.#replaced) {
       const what = file === null ? "removed" : "replaced";
       this.#replaced = new SetupError(
@@ -296,6 +325,22 @@ const openFix =
 
 const ready = (reader: SignalReader | null): boolean =>
   reader?.layout?.tracked === true && reader.complete;
+
+/** A file is a copy of one libSQL server's rows, or has rows of its own. @throws SetupError */
+function mustFit(reader: SignalReader, { libsql, signalsDb }: Config): void {
+  const copy = reader.copyOf();
+  if (libsql && !copy && reader.head.maxId > 0) {
+    throw new SetupError(
+      `${signalsDb} holds signals of its own, and LIBSQL_URL says that they are at the libSQL server.`,
+      "Point SIGNALS_DB at a file that is not there yet; it is filled from the server.",
+    );
+  }
+  if (libsql || !copy) return;
+  throw new SetupError(
+    `${signalsDb} is a copy of the signals at a libSQL server, and LIBSQL_URL is not set.`,
+    `Set LIBSQL_URL. To make the copy a file of its own for good: sqlite3 ${signalsDb} 'DELETE FROM argo_tail'`,
+  );
+}
 
 function tryReader(path: string): SignalReader | null {
   try {

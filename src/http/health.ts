@@ -21,6 +21,8 @@ type Deps = {
   /** That without which this server is of no use. */
   critical: "signals" | "database";
   /** What accounts stand on. */
+  /** The server that the signals are copied from; undefined where they are nobody's copy. */
+  origin: () => CheckState | undefined;
   accounts: () => Promise<{ database: CheckState; redis: CheckState }>;
 };
 
@@ -28,7 +30,12 @@ const check = z.enum(["healthy", "unhealthy", "starting", "disabled"]);
 const Health = z
   .object({
     status: z.enum(["healthy", "degraded", "unhealthy"]),
-    checks: z.object({ signals: check, database: check, redis: check }),
+    checks: z.object({
+      signals: check,
+      database: check,
+      redis: check,
+      origin: check.optional().openapi({ description: "The libSQL server, where there is one." }),
+    }),
     timestamp: z.string(),
     version: z.string(),
   })
@@ -102,7 +109,8 @@ export function operationRoutes(deps: Deps) {
     .openapi(health, async (c) => {
       // They are served while accounts start.
       const signals: CheckState = (await signalsFault()) === null ? "healthy" : "unhealthy";
-      const checks = { signals, ...(await deps.accounts()) };
+      const origin = deps.origin();
+      const checks = { signals, ...(await deps.accounts()), ...(origin && { origin }) };
       const body = {
         status: statusOf(checks, critical),
         checks,
@@ -128,7 +136,7 @@ export function operationRoutes(deps: Deps) {
 
 /** Without accounts signals still flow, or the other way round: a degraded server, and no more. */
 function statusOf(
-  checks: Record<"signals" | "database" | "redis", CheckState>,
+  checks: Record<"signals" | "database" | "redis", CheckState> & { origin?: CheckState },
   critical: Deps["critical"],
 ) {
   if (checks[critical] === "unhealthy") return "unhealthy" as const;

@@ -6,23 +6,34 @@ import { sqliteCode } from "./sqlite";
 
 const fileName = "owner.lock";
 
+/** What this process owns until it lets go of it. */
+export type Owned = Disposable;
+
 /**
- * Makes this process the one owner of a directory, for what cannot be shared: an exclusive
- * transaction on a small SQLite file, which dies with the process, unlike a file with its id.
+ * Makes this process the one owner of a directory, for what cannot be shared.
  * @throws SetupError when another process owns the directory.
  */
-export function ownDirectory(dir: string): Disposable {
-  const db = new Database(join(dir, fileName), { create: true, strict: true });
+export function ownDirectory(dir: string): Owned {
+  const owned = ownFile(join(dir, fileName));
+  if (owned) return owned;
+  throw new SetupError(
+    `${dir} is in use by another argo-alpine.`,
+    "Stop that one, or give this one a directory of its own with --data-dir.",
+  );
+}
+
+/**
+ * Makes this process the one owner of something, by an exclusive transaction on a small SQLite file
+ * of this name, which dies with the process, unlike a file with its id. Null when another owns it.
+ */
+export function ownFile(path: string): Owned | null {
+  const db = new Database(path, { create: true, strict: true });
   try {
     db.run("BEGIN EXCLUSIVE");
   } catch (cause) {
     db.close();
     if (sqliteCode(cause) !== "SQLITE_BUSY") throw cause;
-    throw new SetupError(
-      `${dir} is in use by another argo-alpine.`,
-      "Stop that one, or give this one a directory of its own with --data-dir.",
-      { cause },
-    );
+    return null;
   }
   return { [Symbol.dispose]: () => release(db) };
 }

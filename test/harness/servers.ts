@@ -326,7 +326,7 @@ async function redisReply<T>(url: string, ask: (client: Redis) => Promise<T>): P
   }
 }
 
-interface FaultyOptions {
+export interface FaultyOptions {
   port: number;
   logPath: string;
   spawn: () => Child;
@@ -335,7 +335,8 @@ interface FaultyOptions {
   dispose: () => void;
 }
 
-function faulty(options: FaultyOptions): Faulty {
+/** Runs a server that a test may break. */
+export function faulty(options: FaultyOptions): Faulty {
   const { port, logPath, stopSignal, isReady } = options;
   const log = (): string => (existsSync(logPath) ? readFileSync(logPath, "utf8") : "");
   let child: Child | undefined;
@@ -437,6 +438,6 @@ function statOf(pid: number): string[] | null {
 }
 
 /** The command with its output in a file: a pipe that nobody reads would stop it. */
-function logged(command: string[], logPath: string): string[] {
+export function logged(command: string[], logPath: string): string[] {
   return ["/bin/sh", "-c", 'log=$1; shift; exec "$@" >>"$log" 2>&1', "sh", logPath, ...command];
 }

@@ -578,6 +578,7 @@ describe("/openapi.json", () => {
     expect(names?.toSorted()).toEqual([
       "limit",
       "min_confidence",
+      "min_id",
       "offset",
       "premium_only",
       "strategy",

@@ -42,7 +42,8 @@ export function remoteRoutes({ config, signals, admission, polls }: Deps) {
 
   app.openapi(routes.exported, async (c) => {
     mustHaveExport(c.env);
-    const path = `/api/signals/export?since_id=${c.req.valid("query").since_id}`;
+    const { since_id: sinceId, min_id: minId } = c.req.valid("query");
+    const path = `/api/signals/export?since_id=${sinceId}${minId === undefined ? "" : `&min_id=${minId}`}`;
     const { body, head } = await signals.stream(askOf(path, c.env));
     const counted = body.pipeThrough(countLines((ids) => c.env.deliver(ids, c.env)));
     c.env.streamed = true;
@@ -54,7 +55,10 @@ export function remoteRoutes({ config, signals, admission, polls }: Deps) {
 
   app.openapi(routes.byId, (c) => json(c, `/api/signals/${c.req.valid("param").id}`));
 
-  app.openapi(routes.stats, (c) => json(c, "/api/stats"));
+  app.openapi(routes.stats, (c) => {
+    const { min_id: minId } = c.req.valid("query");
+    return json(c, `/api/stats${minId === undefined ? "" : `?min_id=${minId}`}`);
+  });
 
   app.post("/api/signals", () => {
     throw new AppError("method_not_allowed", "Signals are posted to argo, not to this server.", {

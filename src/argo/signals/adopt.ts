@@ -2,6 +2,7 @@ import type { Database } from "bun:sqlite";
 import books from "../../../db/argo/0001_books.sql" with { type: "text" };
 import expired from "../../../db/argo/0004_expired.sql" with { type: "text" };
 import forgotten from "../../../db/argo/0003_forgotten.sql" with { type: "text" };
+import tail from "../../../db/argo/0005_tail.sql" with { type: "text" };
 import views from "../../../db/argo/0002_views.sql" with { type: "text" };
 import table from "../../../db/argo/signals.sql" with { type: "text" };
 import { SetupError } from "../../errors";
@@ -9,7 +10,7 @@ import { delaySecondsMax } from "../../http/entitlement";
 import { dated, indexesFor, inspect, type Layout, noted, triggersFor } from "./layout";
 
 /** Own tables, in order; each runs once, in a transaction of its own. */
-const migrations: readonly string[] = [books, views, forgotten, expired];
+const migrations: readonly string[] = [books, views, forgotten, expired, tail];
 
 export type Note = (message: string, data?: Record<string, unknown>) => void;
 

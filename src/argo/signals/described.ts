@@ -19,9 +19,13 @@ import {
   Stats,
   StreamQuery,
   subscribedQuery,
+  minId,
+  StatsQuery,
   Ticket,
   waitSeconds,
 } from "./schema";
+
+const polled = { wait: waitSeconds.default(0), min_id: minId.optional() };
 
 /**
  * The routes by which signals are read, as they are described and checked: the same ones wherever
@@ -35,7 +39,7 @@ export function readRoutes({ pageSizeMax }: Config, read: MiddlewareHandler<AppE
     summary: "The newest signals",
     description:
       "Never stale: a poll that begins after a commit has returned shows it. Poll with If-None-Match.",
-    request: { query: latestQuery(pageSizeMax).extend({ wait: waitSeconds.default(0) }) },
+    request: { query: latestQuery(pageSizeMax).extend(polled) },
     responses: {
       200: {
         description: "Newest first by timestamp, then id",
@@ -57,7 +61,7 @@ export function readRoutes({ pageSizeMax }: Config, read: MiddlewareHandler<AppE
     summary: "What the account's plan shows of the signals",
     description:
       "For accounts alone, by session or key: newest first, page by page. Never stale: a signal is there from the moment at which it falls due for the plan. Poll the first page with If-None-Match. `min_confidence` up to and including 1 is a fraction of one, above it percent.",
-    request: { query: subscribedQuery(pageSizeMax).extend({ wait: waitSeconds.default(0) }) },
+    request: { query: subscribedQuery(pageSizeMax).extend(polled) },
     responses: {
       200: {
         description: "A page; pass next_cursor to get the next",
@@ -127,7 +131,7 @@ export function readRoutes({ pageSizeMax }: Config, read: MiddlewareHandler<AppE
     tags: ["signals"],
     summary: "Signals page by page",
     middleware: read,
-    request: { query: listQuery(pageSizeMax) },
+    request: { query: listQuery(pageSizeMax).extend({ min_id: minId.optional() }) },
     responses: {
       200: {
         description: "A page; pass next_cursor to get the next",
@@ -201,7 +205,7 @@ export function readRoutes({ pageSizeMax }: Config, read: MiddlewareHandler<AppE
     tags: ["signals"],
     summary: "Signals counted by symbol, strategy, action and day",
     middleware: read,
-    request: { query: NoQuery },
+    request: { query: StatsQuery },
     responses: {
       200: { description: "Counts", content: { "application/json": { schema: Stats } } },
       ...limitedProblems,

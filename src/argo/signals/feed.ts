@@ -40,6 +40,8 @@ export class Feed implements Source {
   looks = 0;
   watchers = 0;
   draining = false;
+  /** Waits for where a stream is to go on, which another node may have told of. */
+  reach: ((sinceId: number | null) => Promise<void>) | null = null;
   readonly #channels = new Map<View, Channel>();
   #timer: Timer | null = null;
   #unwatch: (() => void) | null = null;
@@ -68,11 +70,12 @@ export class Feed implements Source {
   };
 
   /**
-   * What this view sees, followed for the member until it `leave`s; as of this call or newer. Told
-   * are those who `join`. @throws AppError 503.
+   * What this view sees, followed for the member until it `leave`s; as of this call or newer, and
+   * not before the id that another node has told of. Told are those who `join`. @throws AppError 503.
    */
-  async follow(view: View, member: Member): Promise<Channel> {
+  async follow(view: View, member: Member, sinceId: number | null): Promise<Channel> {
     this.#mustGoOn();
+    await this.reach?.(sinceId);
     const channel = this.#channel(view);
     channel.members.add(member);
     try {

@@ -10,7 +10,7 @@ import type { Metrics } from "../../platform/metrics";
 import { alertTemplates, HookParam, HookQuery } from "./alert";
 import { Accepted } from "./schema";
 import type { SignalWriter } from "./writer";
-import type { Done, Hook } from "./writer.worker";
+import type { Done, Hook } from "./group";
 
 const bodyBytesMax = 64 * 1024;
 /** Less than the second that is promised, by what it takes to read and to answer. */

@@ -86,7 +86,7 @@ export function inspect(db: Database): Layout | null {
     unique: indexes.some((index) => index.unique === 1),
     indexes: {},
     tracked: false,
-    books: master.some((m) => m.type === "table" && m.name === "argo_expired"),
+    books: master.some((m) => m.type === "table" && m.name === "argo_tail"),
   };
   for (const { name, names, sql } of indexesFor(layout)) {
     const there = master.find(

@@ -10,7 +10,8 @@ import { columns, type Signal, tidy } from "./signal";
 /** A post with an Idempotency-Key: what makes it the same post again. */
 export type Idempotency = { key: string; bodySha256: string };
 
-type Remembered = { bodySha256: string; answer: string; createdAt: string };
+/** What is kept of a post with an Idempotency-Key. */
+export type Remembered = { bodySha256: string; answer: string; createdAt: string };
 
 /** How long an Idempotency-Key is known. */
 export const rememberedMs = 24 * 3_600_000;
@@ -116,17 +117,8 @@ export class SignalLedger implements Disposable {
    * The answer (JSON) that this key was given since that time; null when it is new.
    * @throws AppError 422.
    */
-  replay({ key, bodySha256 }: Idempotency, sinceMs: number): string | null {
-    const row = this.#replay.get(key) as Remembered | null;
-    if (!row || row.createdAt < new Date(sinceMs).toISOString()) return null;
-    if (row.bodySha256 !== bodySha256) {
-      throw new AppError(
-        "unprocessable",
-        "This Idempotency-Key was used with another body. Nothing was written.",
-        { errors: [{ field: "Idempotency-Key", detail: "was used with another body" }] },
-      );
-    }
-    return row.answer;
+  replay(idempotency: Idempotency, sinceMs: number): string | null {
+    return answerOf(this.#replay.get(idempotency.key) as Remembered | null, idempotency, sinceMs);
   }
 
   remember({ key, bodySha256 }: Idempotency, answer: string, nowMs: number): void {
@@ -146,11 +138,12 @@ export class SignalLedger implements Disposable {
     // What it superseded may be gone as well.
     if (gone) return gone;
     if (supersedes !== null && !this.#exists.get(supersedes)) {
-      throw new AppError("unprocessable", "Nothing was written: supersedes not valid.", {
-        errors: [{ field: "supersedes", detail: `there is no signal ${supersedes}`, ...place }],
-      });
+      throw noSuch(supersedes, place);
     }
-    if (known) this.#mustAgree(known.id, supersedes, place);
+    if (known && supersedes !== null) {
+      const row = this.#superseded.get(known.id) as { supersedes: number } | null;
+      mustAgree(known.id, row?.supersedes ?? null, supersedes, place);
+    }
     return known ?? this.#add(values, draft);
   }
 
@@ -221,26 +214,50 @@ export class SignalLedger implements Disposable {
     if (supersedes !== null) this.#supersede.run(id, supersedes);
     return { id, sha256, duplicate: false };
   }
+}
 
-  /** A repeated signal that names another predecessor is not the same signal. */
-  #mustAgree(id: number, supersedes: number | null, place: { index?: number }): void {
-    const row = this.#superseded.get(id) as { supersedes: number } | null;
-    const known = row?.supersedes ?? null;
-    if (supersedes === null || known === supersedes) return;
-    throw new AppError(
-      "conflict",
-      `Signal ${id} has this content and supersedes ${known ?? "nothing"}.`,
-      {
-        errors: [
-          { field: "supersedes", detail: `signal ${id} says ${known ?? "nothing"}`, ...place },
-        ],
-      },
-    );
-  }
+/** What a key was answered since that time; null when it is new. @throws AppError 422. */
+export function answerOf(
+  row: Remembered | null | undefined,
+  { bodySha256 }: Idempotency,
+  sinceMs: number,
+): string | null {
+  if (!row || row.createdAt < new Date(sinceMs).toISOString()) return null;
+  if (row.bodySha256 === bodySha256) return row.answer;
+  throw new AppError(
+    "unprocessable",
+    "This Idempotency-Key was used with another body. Nothing was written.",
+    { errors: [{ field: "Idempotency-Key", detail: "was used with another body" }] },
+  );
+}
+
+/** For a `supersedes` that names no signal. */
+export const noSuch = (supersedes: number, place: { index?: number }): AppError =>
+  new AppError("unprocessable", "Nothing was written: supersedes not valid.", {
+    errors: [{ field: "supersedes", detail: `there is no signal ${supersedes}`, ...place }],
+  });
+
+/** A repeated signal that names another predecessor is not the same signal. @throws AppError 409. */
+export function mustAgree(
+  id: number,
+  known: number | null,
+  supersedes: number,
+  place: { index?: number },
+): void {
+  if (known === supersedes) return;
+  throw new AppError(
+    "conflict",
+    `Signal ${id} has this content and supersedes ${known ?? "nothing"}.`,
+    {
+      errors: [
+        { field: "supersedes", detail: `signal ${id} says ${known ?? "nothing"}`, ...place },
+      ],
+    },
+  );
 }
 
 /** Our hash of a row's content, as a post of the same would have. */
-function hashOfRow(row: Signal): string {
+export function hashOfRow(row: Signal): string {
   return hashOf({
     symbol: row.symbol,
     action: row.action as "BUY",

@@ -10,7 +10,8 @@ import { acceptsGzip, allowOrigin } from "../../http/policy";
 import type { Metrics } from "../../platform/metrics";
 import { parseQuery } from "../../http/validate";
 import type { Feed } from "./feed";
-import { waitSeconds } from "./schema";
+import type { Reached } from "./reached";
+import { minId, waitSeconds } from "./schema";
 import type { Variant } from "./variant";
 
 export const latestPath = "/api/signals/latest";
@@ -43,6 +44,8 @@ type Deps = {
   draining: () => boolean;
   /** Tells polls that wait of changes; null where there is nothing that could. */
   feed: Feed | null;
+  /** Waits for what a client has heard of; null where the answers come from who does. */
+  reached: Reached | null;
   /** Called for whoever is let in. @throws AppError for those whom this is not for. */
   permit?: (exchange: Exchange) => void;
   /** Makes the answer of an error, all but dressed. */
@@ -54,7 +57,8 @@ type Deps = {
  * would cost more than all of them.
  */
 export function createPoll(deps: Deps): Poll {
-  const { path, config, answers, admission, metrics, draining, feed, permit, refuse } = deps;
+  const { path, config, answers, admission, metrics, draining, feed, reached, permit, refuse } =
+    deps;
   const labels = { method: "GET", route: path };
   const ok = metrics.requests.of({ ...labels, status: 200 });
   const notModified = metrics.requests.of({ ...labels, status: 304 });
@@ -76,7 +80,7 @@ export function createPoll(deps: Deps): Poll {
     const gzip = config.compression && acceptsGzip(headers.get("accept-encoding"));
     const view = viewOfReader(exchange);
     const search = at < 0 ? "" : url.slice(at);
-    if (search.includes("wait=")) {
+    if (search.includes("wait=") || search.includes("min_id=")) {
       return answerLate(search, gzip, view, exchange).catch((error: unknown) => {
         return fail(error, exchange);
       });
@@ -91,8 +95,13 @@ export function createPoll(deps: Deps): Poll {
     view: View,
     exchange: Exchange,
   ): Promise<Response> {
-    const { wait, rest } = readWait(search);
+    const { wait, min_id, rest } = readWait(search, reached !== null);
     const { request, server } = exchange;
+    if (min_id !== undefined && reached) {
+      await reached.mustHave(min_id, request.signal);
+      // What was waited is no work.
+      exchange.startedAt = performance.now();
+    }
     const ifNoneMatch = request.headers.get("if-none-match");
     const look = () => answers.answer(rest, gzip, view, exchange, asItIs, rejected);
     if (wait === 0 || ifNoneMatch === null) return send(await look(), exchange);
@@ -107,7 +116,6 @@ export function createPoll(deps: Deps): Poll {
         const leftMs = until - performance.now();
         const over = leftMs <= 0 || feed.draining || request.signal.aborted;
         if (over || !variant.matches(ifNoneMatch)) {
-          // What was waited is no work.
           exchange.startedAt = performance.now();
           return send(variant, exchange);
         }
@@ -148,7 +156,7 @@ export function createPoll(deps: Deps): Poll {
 /** As the listener has it for all others. */
 const idleSeconds = 10;
 
-const WaitQuery = z.object({ wait: waitSeconds.default(0) });
+const WaitQuery = z.object({ wait: waitSeconds.default(0), min_id: minId.optional() });
 
 const apart = (): AppError =>
   new AppError("bad_request", "The request is not valid: wait.", {
@@ -158,12 +166,15 @@ const apart = (): AppError =>
 const asItIs = (variant: Variant): Variant => variant;
 const rejected = (error: unknown): Promise<never> => Promise.reject(error as Error);
 
-/** Takes `wait` out of a query, which is understood without it. @throws AppError 400. */
-function readWait(search: string): { wait: number; rest: string } {
-  const { wait } = parseQuery(WaitQuery, search);
+/**
+ * Takes `wait` out of a query, which is understood without it, and `min_id` where it is seen to
+ * here. @throws AppError 400.
+ */
+function readWait(search: string, here: boolean) {
+  const { wait, min_id } = parseQuery(WaitQuery, search);
   const others = search
     .slice(1)
     .split("&")
-    .filter((pair) => !pair.startsWith("wait="));
-  return { wait, rest: others.length === 0 ? "" : `?${others.join("&")}` };
+    .filter((pair) => !pair.startsWith("wait=") && !(here && pair.startsWith("min_id=")));
+  return { wait, min_id, rest: others.length === 0 ? "" : `?${others.join("&")}` };
 }

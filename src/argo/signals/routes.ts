@@ -39,14 +39,16 @@ export function signalRoutes({ config, argo, admission, metrics, live, polls }: 
   const app = new OpenAPIHono<AppEnv>({ defaultHook: (result) => refuse(result) });
   const routes = readRoutes(config, [admission.readers(), strictQuery]);
 
-  const { views } = argo;
+  const { reached, views } = argo;
 
   mountPolls(app, routes, polls);
   live.mount(app, routes);
 
   app.openapi(routes.list, async (c) => {
+    const { min_id: minId, ...query } = c.req.valid("query");
+    await reached.mustHave(minId, c.req.raw.signal);
     const horizon = views.current(viewOfReader(c.env));
-    const page = await listSignals(c.req.valid("query"), horizon, argo.far, argo.cursors);
+    const page = await listSignals(query, horizon, argo.far, argo.cursors);
     const ids = page.signals.map(({ id }) => id);
     c.env.deliver(ids, c.env);
     return c.json(page, 200);
@@ -54,11 +56,12 @@ export function signalRoutes({ config, argo, admission, metrics, live, polls }: 
 
   app.openapi(routes.exported, async (c) => {
     mustHaveExport(c.env);
+    const { since_id: sinceId, min_id: minId } = c.req.valid("query");
+    await reached.mustHave(minId, c.req.raw.signal);
     const horizon = views.current(viewOfReader(c.env));
     const { sight } = horizon;
     const { headId } = await horizon.bounds();
     c.env.streamed = true;
-    const { since_id: sinceId } = c.req.valid("query");
     const gapTo = argo.reader.expired();
     const body = exportSignals(argo.far, { sinceId, headId, sight, gapTo }, (ids) =>
       c.env.deliver(ids, c.env),
@@ -87,6 +90,7 @@ export function signalRoutes({ config, argo, admission, metrics, live, polls }: 
   });
 
   app.openapi(routes.stats, async (c) => {
+    await reached.mustHave(c.req.valid("query").min_id, c.req.raw.signal);
     const json = await argo.stats.current(viewOfReader(c.env));
     return c.body(json, 200, { "Content-Type": "application/json" }) as never;
   });
@@ -114,6 +118,12 @@ export function signalRoutes({ config, argo, admission, metrics, live, polls }: 
     responses: {
       201: {
         description: "Durable",
+        headers: {
+          "Signal-Head": {
+            schema: { type: "integer" },
+            description: "The highest id of the answer, to read one's own write with min_id",
+          },
+        },
         content: { "application/json": { schema: Accepted } },
       },
       ...problems(400, 401, 403, 409, 413, 415, 422, 429, 503),
@@ -140,6 +150,7 @@ export function signalRoutes({ config, argo, admission, metrics, live, polls }: 
       written.value += done.written;
       duplicates.value += done.duplicates;
       if (done.replayed) c.header("Idempotency-Replayed", "true");
+      c.header("Signal-Head", String(done.headId));
       return c.body(done.answer, 201, { "Content-Type": "application/json" });
     },
   );

@@ -142,7 +142,16 @@ export const IdParam = z.object({ id: idText(1) });
 export const HashParam = z.object({
   sha256: z.string().regex(/^[0-9a-f]{64}$/, "must be 64 lower-case hex digits"),
 });
-export const ExportQuery = z.strictObject({ since_id: idText(0).default(0) });
+/** What a client has heard of from another node. */
+export const minId = idText(0).openapi({
+  description:
+    "An id that the answer must know of, such as the Signal-Head that a post was answered with: waited for up to 2 s, then 503. It may come from another node.",
+});
+export const ExportQuery = z.strictObject({
+  since_id: idText(0).default(0),
+  min_id: minId.optional(),
+});
+export const StatsQuery = z.strictObject({ min_id: minId.optional() });
 
 /** How long a poll may wait for a change, seconds. */
 export const waitSeconds = whole(0, 60).openapi({

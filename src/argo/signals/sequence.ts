@@ -29,8 +29,11 @@ export type Tail = {
 export type Source = {
   /** True once nobody is let in any more. */
   readonly draining: boolean;
-  /** What this view sees, for the member until it leaves; as of this call or newer. @throws AppError 503. */
-  follow(view: View, member: Member): Promise<Tail>;
+  /**
+   * What this view sees, for the member until it leaves; as of this call or newer, and not before
+   * the id that another node has told of. @throws AppError 503.
+   */
+  follow(view: View, member: Member, sinceId: number | null): Promise<Tail>;
   leave(tail: Tail, member: Member): void;
 };
 
@@ -92,7 +95,7 @@ export class Sequence implements Member {
   /** Finds its place in the sequence. @throws AppError 503. */
   async begin(): Promise<void> {
     const { source, sinceId, sink } = this;
-    const tail = await source.follow(this.view, this);
+    const tail = await source.follow(this.view, this, sinceId);
     if (this.#over) return source.leave(tail, this);
     this.#tail = tail;
     const { headId } = tail;

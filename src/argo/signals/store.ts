@@ -200,6 +200,14 @@ export class SignalReader implements Disposable {
     return this.#head;
   }
 
+  /** Of which libSQL server's rows this file is a copy; null where it is nobody's. */
+  copyOf(): { origin: string; whole: boolean } | null {
+    if (!this.#layout?.books) return null;
+    const sql = "SELECT origin, whole FROM argo_tail";
+    const row = guarded(() => this.#first<{ origin: string; whole: number }>(sql, {}));
+    return row && { origin: row.origin, whole: row.whole === 1 };
+  }
+
   /** Reads one row, whichever is at hand. @throws AppError 503 when that cannot be done. */
   touch(): void {
     this.#mustLayout();

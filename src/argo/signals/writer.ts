@@ -2,7 +2,10 @@ import { AppError } from "../../errors";
 import type { Metrics } from "../../platform/metrics";
 import type { Synchronous } from "../../platform/sqlite";
 import { Thread } from "../../platform/thread";
-import type { Done, GroupOutcome, Outcome, Post, Start } from "./writer.worker";
+import type { Done, GroupOutcome, Outcome, Post } from "./group";
+import type { Expired } from "../origin/expire";
+import type { NodeOptions, NodeState } from "../origin/node";
+import type { Start } from "./writer.worker";
 
 type Options = {
   path: string;
@@ -15,6 +18,8 @@ type Options = {
   retentionDays: number | null;
   /** Whether it deletes by itself what is past its time, and keeps the log short. */
   chores: boolean;
+  /** Where posts are committed instead of in the file, which is a copy then. */
+  origin: NodeOptions | null;
   onEvent: (event: string, data: unknown) => void;
 };
 type Waiting = {
@@ -38,7 +43,7 @@ const forgetEveryMs = 60_000;
 const dayMs = 86_400_000;
 const restMs = 20;
 
-type Expired = { deleted: number; lastId: number | null };
+export type NodeEvent = { state: NodeState; reason: string | null };
 
 /**
  * The one writer of this process, in a thread of its own. Posts that arrive while a commit runs
@@ -53,6 +58,8 @@ export class SignalWriter implements AsyncDisposable {
   commits = 0;
   /** Called after each. */
   onCommit: (() => void) | null = null;
+  /** Called when it stands otherwise to the libSQL server, with why where that is a fault. */
+  onNode: ((event: NodeEvent) => void) | null = null;
   #waitingBytes = 0;
   #running: Promise<void> | null = null;
   #stopping = false;
@@ -61,7 +68,7 @@ export class SignalWriter implements AsyncDisposable {
   #expiring: Promise<number> | null = null;
 
   constructor(options: Options) {
-    const { path, synchronous, chores } = options;
+    const { path, synchronous, chores, origin, now } = options;
     this.#options = options;
     this.#thread = new Thread({
       module: "argo/signals/writer.worker",
@@ -69,9 +76,14 @@ export class SignalWriter implements AsyncDisposable {
         path,
         synchronous,
         checkpointMs: chores ? checkpointMs : checkpointElseMs,
+        origin,
+        nowMs: now(),
       } satisfies Start,
       pendingMax: 64,
-      onEvent: options.onEvent,
+      onEvent: (event, data) => {
+        if (event === "node") this.onNode?.(data as NodeEvent);
+        else options.onEvent(event, data);
+      },
     });
     this.#forgetTimer = setInterval(() => {
       if (!chores) return;
@@ -101,6 +113,9 @@ export class SignalWriter implements AsyncDisposable {
     do {
       forgotten = await this.#thread.call<number>("forget", { nowMs: this.#options.now() });
     } while (forgotten > 0 && !this.#stopping);
+    if (this.#options.origin) {
+      await this.#thread.call("forgetOrigin", { nowMs: this.#options.now() });
+    }
     if (this.#options.retentionDays !== null && !this.#expiring) {
       this.#expiring = this.#expire(this.#options.retentionDays).finally(() => {
         this.#expiring = null;
@@ -115,19 +130,31 @@ export class SignalWriter implements AsyncDisposable {
    */
   async #expire(days: number): Promise<number> {
     const before = new Date(this.#options.now() - days * dayMs).toISOString();
-    let [after, deleted] = [Number.MIN_SAFE_INTEGER, 0];
-    for (;;) {
-      const step = await this.#thread.call<Expired>("expire", { before, after });
-      deleted += step.deleted;
-      // Whatever arrives later is younger: the first stretch without an old one is the last.
-      if (step.deleted === 0 || step.lastId === null || this.#stopping) break;
-      after = step.lastId;
-      await Bun.sleep(restMs);
-    }
+    const deleted = await this.#expireRows("expire", before);
+    // The rows that this file is a copy of; whichever node comes first deletes them.
+    if (this.#options.origin) await this.#expireRows("expireOrigin", before);
     if (deleted > 0) {
       this.#options.onEvent("note", { message: "old signals deleted", data: { deleted, before } });
     }
     return deleted;
+  }
+
+  async #expireRows(method: "expire" | "expireOrigin", before: string): Promise<number> {
+    let [after, deleted] = [Number.MIN_SAFE_INTEGER, 0];
+    for (;;) {
+      const step = await this.#thread.call<Expired>(method, { before, after });
+      deleted += step.deleted;
+      // Whatever arrives later is younger: the first stretch without an old one is the last.
+      if (step.deleted === 0 || step.lastId === null || this.#stopping) return deleted;
+      after = step.lastId;
+      await Bun.sleep(restMs);
+    }
+  }
+
+  /** There may be something new at the libSQL server. */
+  tail(): void {
+    if (this.#stopping) return;
+    this.#thread.call("tail", null).catch(() => undefined);
   }
 
   /** Stops all writing, and answers posts with this. */

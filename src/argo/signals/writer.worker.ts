@@ -9,34 +9,31 @@ import {
 } from "../../platform/sqlite";
 import { fileId } from "../../platform/directory";
 import { emit, serveThread } from "../../platform/thread";
+import type { NodeFile, NodeOptions, NodeState } from "../origin/node";
 import { adopt } from "./adopt";
-import { type Mapping, postOf } from "./alert";
-import { type Draft, type Drafts, readDrafts, refuseSignals } from "./ingest";
-import type { Layout } from "./layout";
-import { forgottenBefore, rememberedMs, SignalLedger } from "./ledger";
-import type { Accepted } from "./schema";
+import type { Drafts } from "./ingest";
+import { forgottenBefore, SignalLedger } from "./ledger";
+import {
+  attempt,
+  type Done,
+  type GroupOutcome,
+  type Outcome,
+  type Post,
+  readPost,
+  type Refusal,
+  writePost,
+} from "./group";
 
-/**
- * The body as it came, and the hash of what makes it the same post again where there is that:
- * producer and Idempotency-Key, or of an alert the hook and its body.
- */
-export type Post = { body: Uint8Array; key: string | null; hook?: Hook };
-/** How an alert is read; it is the same again for so long, and refused when it is older than that. */
-export type Hook = { mapping: Mapping; dedupeMs: number; maxLagMs: number };
-/** What was done, `answer` being the JSON that the client gets. */
-export type Done = { answer: string; written: number; duplicates: number; replayed: boolean };
-type Refusal = {
-  error: {
-    code: AppError["code"];
-    detail: string;
-    errors: AppError["errors"];
-    retryAfterSeconds: number | undefined;
-  };
+export type Start = {
+  path: string;
+  synchronous: Synchronous;
+  checkpointMs: number;
+  /** Where posts are committed instead of in the file, which is a copy then. */
+  origin: NodeOptions | null;
+  /** The clock at the start. */
+  nowMs: number;
 };
-export type Outcome = Done | Refusal;
-export type Start = { path: string; synchronous: Synchronous; checkpointMs: number };
-/** What a group of posts came to; `durationMs` is that of its one commit. */
-export type GroupOutcome = { outcomes: Outcome[]; durationMs: number };
+type Commit = { posts: Post[]; nowMs: number };
 
 /** How long a group waits for the lock, and how often it tries. */
 const lockMs = 2_000;
@@ -45,7 +42,8 @@ const forgottenPerRun = 500;
 /** An engine that waits for the lock gets it after some 10 ms. */
 const expiredPerRun = 200;
 
-serveThread(({ path, synchronous, checkpointMs }: Start) => {
+serveThread(({ path, synchronous, checkpointMs, origin, nowMs: startedMs }: Start) => {
+  const started = performance.now();
   let db: Database | undefined;
   let ledger: SignalLedger | undefined;
   /** Set once the file is known to be damaged: nothing is written any more. */
@@ -132,6 +130,27 @@ serveThread(({ path, synchronous, checkpointMs }: Start) => {
     }
   }
 
+  /** The file as a copy is written. */
+  const copy: NodeFile = {
+    read: open,
+    layout: () => ledgerOf(open()).layout,
+    write: (work) => {
+      mustBeSound();
+      try {
+        const handle = open();
+        ledgerOf(handle);
+        return transaction(handle, () => work(handle));
+      } catch (error) {
+        return fail(error);
+      }
+    },
+  };
+  const tell = (state: NodeState, reason: string | null) => emit("node", { state, reason });
+  const now = () => startedMs + performance.now() - started;
+  // Loaded where there is one.
+  const node =
+    origin && import("../origin/node").then(({ Node }) => new Node(origin, path, copy, now, tell));
+
   return {
     /** Adopts the file. Blocks this thread alone. */
     adopt: (given: { create: boolean; nowMs: number }) => {
@@ -149,8 +168,9 @@ serveThread(({ path, synchronous, checkpointMs }: Start) => {
     },
 
     /** Commits a group of posts in one transaction: all are durable when this returns. */
-    commit: ({ posts, nowMs }: { posts: Post[]; nowMs: number }): GroupOutcome => {
+    commit: ({ posts, nowMs }: Commit): GroupOutcome | Promise<GroupOutcome> => {
       mustBeSound();
+      if (node) return node.then((one) => one.commit(posts, nowMs));
       const begun = performance.now();
       try {
         const handle = open();
@@ -192,11 +212,23 @@ serveThread(({ path, synchronous, checkpointMs }: Start) => {
       }
     },
 
+    /** The same of the rows at the libSQL server. */
+    expireOrigin: ({ before, after }: { before: string; after: number }) =>
+      node?.then((one) => one.expire(before, after)),
+
+    /** Forgets what is past its time at the libSQL server. */
+    forgetOrigin: ({ nowMs }: { nowMs: number }) =>
+      node?.then((one) => one.forget(forgottenBefore(nowMs))),
+
+    /** There may be something new at the libSQL server. */
+    tail: () => node?.then((one) => one.wake()),
+
     refuse: ({ reason }: { reason: string }) => {
       damage = reason;
     },
 
-    close: () => {
+    close: async () => {
+      await (await node)?.[Symbol.asyncDispose]();
       checkpoint();
       forgetLedger();
       db?.close();
@@ -284,66 +316,4 @@ function writePlain(writer: SignalLedger, write: () => Done): Outcome {
   if (!("error" in done)) return done.value;
   if (writer.inserts !== before) throw new HalfWritten();
   return done;
-}
-
-const readPost = ({ body, hook }: Post, nowMs: number, layout: Layout): Drafts =>
-  readDrafts(hook ? postOf(body, hook.mapping) : body, nowMs, layout);
-
-function writePost(
-  writer: SignalLedger,
-  { body, key, hook }: Post,
-  { drafts, batch }: Drafts,
-  nowMs: number,
-): Done {
-  const idempotency = key === null ? null : { key, bodySha256: Bun.SHA256.hash(body, "hex") };
-  const sinceMs = nowMs - (hook?.dedupeMs ?? rememberedMs);
-  const before = idempotency && writer.replay(idempotency, sinceMs);
-  if (before) {
-    const answer = hook ? asDuplicate(before) : before;
-    return { answer, written: 0, duplicates: drafts.length, replayed: true };
-  }
-  // After that: what was written in time is told as such, however late it is sent again.
-  if (hook) for (const draft of drafts) mustBeFresh(draft, hook, nowMs);
-  const signals = drafts.map((draft, i) => writer.write(draft, batch ? i : null));
-  const answer = JSON.stringify({ signals } satisfies Accepted);
-  if (idempotency) writer.remember(idempotency, answer, nowMs);
-  const duplicates = signals.filter((signal) => signal.duplicate).length;
-  return { answer, written: signals.length - duplicates, duplicates, replayed: false };
-}
-
-/** Whoever sends an alert again knows by the body alone that it was there before. */
-function asDuplicate(answer: string): string {
-  const { signals } = JSON.parse(answer) as Accepted;
-  for (const signal of signals) signal.duplicate = true;
-  return JSON.stringify({ signals } satisfies Accepted);
-}
-
-/** @throws AppError 422 for an alert whose own time is too long ago. */
-function mustBeFresh({ content, dedupe }: Draft, { maxLagMs }: Hook, nowMs: number): void {
-  const lagMs = nowMs - Date.parse(content.timestamp);
-  if (!dedupe || lagMs <= maxLagMs) return;
-  const seconds = Math.floor(lagMs / 1000);
-  const detail = `is ${seconds} s ago, more than max_lag_seconds=${maxLagMs / 1000}`;
-  refuseSignals([{ field: "timestamp", detail }]);
-}
-
-/** Runs `work`; what is this post's own fault becomes its outcome, what concerns all is thrown. */
-function attempt<T>(work: () => T): { value: T } | Refusal {
-  try {
-    return { value: work() };
-  } catch (error) {
-    const own = sqliteCode(error) === "SQLITE_CONSTRAINT" ? constraint(error) : error;
-    if (!(own instanceof AppError)) throw error;
-    const { code, detail, errors, retryAfterSeconds } = own;
-    return { error: { code, detail, errors, retryAfterSeconds } };
-  }
-}
-
-/** A rule of the adopted table that this server does not know of. */
-function constraint(error: unknown): AppError {
-  return new AppError(
-    "conflict",
-    `The signal table refused the row: ${error instanceof Error ? error.message : "constraint"}.`,
-    { cause: error },
-  );
 }

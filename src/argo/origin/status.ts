@@ -1,0 +1,81 @@
+import { SetupError } from "../../errors";
+import type { Logger } from "../../platform/log";
+import type { NodeEvent } from "../signals/writer";
+import type { NodeState } from "./node";
+
+/** How this node stands to the libSQL server whose rows it copies, as its writer's thread tells. */
+export class NodeStatus {
+  /** Changes after which streams and waiting polls may have something to look at. */
+  onRows: (() => void) | null = null;
+  /** True since nothing was missing, or nothing could be had: then what is here is the best there is. */
+  settled = false;
+  #state: NodeState | null = null;
+  #currentAt = performance.now();
+  #told = "";
+
+  /** @param whole whether the file was whole before, so that it may be served as it is. */
+  constructor(
+    private readonly log: Logger,
+    private whole: boolean,
+  ) {}
+
+  readonly apply = ({ state, reason }: NodeEvent): void => {
+    const rows = this.#state?.rows ?? 0;
+    this.#state = state;
+    const { whole } = this;
+    this.whole ||= state.whole;
+    if (state.current) this.#currentAt = performance.now();
+    if (state.current || reason !== null) this.settled = true;
+    this.#log(reason);
+    if (state.rows !== rows || this.whole !== whole) this.onRows?.();
+  };
+
+  get up(): boolean {
+    return this.#state?.up ?? false;
+  }
+
+  /** True while nothing is known to be missing. */
+  get current(): boolean {
+    return this.#state?.current ?? false;
+  }
+
+  get rows(): number {
+    return this.#state?.rows ?? 0;
+  }
+
+  /** Ids that the server was last known to have beyond those that are here. */
+  get lagIds(): number {
+    const { id, headId } = this.#state ?? { id: 0, headId: 0 };
+    return Math.max(0, headId - id);
+  }
+
+  /** For how long it is not known that nothing is missing. */
+  get lagSeconds(): number {
+    return (performance.now() - this.#currentAt) / 1_000;
+  }
+
+  get stopped(): string | null {
+    return this.#state?.stopped ?? null;
+  }
+
+  /** What is answered instead of a file that is still being filled; null once it was whole. */
+  get filling(): SetupError | null {
+    if (this.whole) return null;
+    const { id, headId } = this.#state ?? { id: 0, headId: 0 };
+    const far = headId > 0 ? ` up to ${id} of ${headId}` : "";
+    return new SetupError(
+      `The signals are being copied from the libSQL server${far}.`,
+      "Try again.",
+    );
+  }
+
+  /** Each reason once, and its end. */
+  #log(reason: string | null): void {
+    if (reason === this.#told) return;
+    const stopped = this.stopped !== null;
+    if (stopped && reason !== null) this.log.error({ reason }, "neither copying nor writing");
+    else if (reason !== null) this.log.warn({ reason }, "the libSQL server is not followed");
+    else if (this.#told !== "") this.log.info({ head: this.#state?.id }, "following again");
+    this.#told = reason ?? "";
+  }
+}

@@ -1,0 +1,303 @@
+import { describe, expect, test } from "bun:test";
+import { Database } from "bun:sqlite";
+import { type App, openApp, problemOf, signal } from "../../harness/app.ts";
+import { tempDir, until } from "../../harness/process.ts";
+import { tcpProxy } from "../../harness/proxy.ts";
+import { redis } from "../../harness/servers.ts";
+import { sqld } from "../../harness/sqld.ts";
+import { exported, openNode, posted, reaches } from "./nodes.ts";
+
+let minutes = 0;
+const fresh = (more: Record<string, unknown> = {}) => {
+  minutes += 1;
+  const timestamp = new Date(Date.UTC(2026, 0, 1, 0, minutes)).toISOString();
+  return signal({ timestamp, ...more });
+};
+
+type Health = { status: string; checks: { signals: string; origin?: string } };
+const health = (node: App): Promise<Health> => node.json<Health>("/health");
+
+const isDegraded = (node: App): Promise<void> =>
+  until(async () => (await health(node)).checks.origin === "unhealthy", "a degraded node");
+const isHealthy = (node: App): Promise<void> =>
+  until(async () => (await health(node)).checks.origin === "healthy", "a healthy node");
+
+describe("the libSQL server", () => {
+  test("stopped, killed, silent and cut off: reads go on, posts are 503, nothing is lost", async () => {
+    await using origin = await sqld();
+    await using proxy = await tcpProxy({ port: origin.port });
+    await using near = await openNode(origin);
+    await using far = await openNode({ url: `http://127.0.0.1:${proxy.port}` });
+    const [first = 0] = await posted(near, fresh());
+    await reaches(far, first);
+    const faults: [string, () => unknown, () => unknown][] = [
+      ["killed", () => origin.kill(), () => origin.start()],
+      ["paused", () => origin.pause(), () => origin.resume()],
+    ];
+    for (const [what, begin, end] of faults) {
+      await begin();
+      const begun = performance.now();
+      const refused = await near.post(fresh());
+      expect(`${what} ${refused.status}`).toBe(`${what} 503`);
+      expect(refused.headers.get("retry-after")).toMatch(/^\d+$/);
+      expect(performance.now() - begun).toBeLessThan(2_500);
+      expect((await near.get("/api/signals/latest")).status).toBe(200);
+      expect((await near.get("/readyz")).status).toBe(200);
+      await isDegraded(near);
+      expect((await health(near)).status).toBe("degraded");
+      await end();
+      await isHealthy(near);
+    }
+    proxy.cut();
+    await isDegraded(far);
+    expect((await far.post(fresh())).status).toBe(503);
+    const ids = await posted(near, [fresh(), fresh(), fresh()]);
+    expect((await far.get(`/api/signals/latest?min_id=${ids[2]}`)).status).toBe(503);
+    proxy.restore();
+    await reaches(far, ids[2] ?? 0);
+    expect(await exported(far)).toEqual(await exported(near));
+  });
+
+  test("an answer that is lost acknowledges nothing, and the same post again is the same row", async () => {
+    await using origin = await sqld();
+    await using proxy = await tcpProxy({ port: origin.port });
+    await using node = await openNode(
+      { url: `http://127.0.0.1:${proxy.port}` },
+      // So that its own looks are not among what is cut.
+      { env: { LIBSQL_POLL_MS: "60000" } },
+    );
+    const body = fresh();
+    let statuses = "";
+    // Cut at different moments of a transaction, the time after its commit among them.
+    for (let delayMs = 0; delayMs < 12; delayMs += 1) {
+      const response = node.post(fresh({ symbol: `LOST${delayMs}` }));
+      await Bun.sleep(delayMs / 2);
+      proxy.cut();
+      statuses += `${(await response).status} `;
+      proxy.restore();
+    }
+    expect(statuses).toMatch(/503/);
+    expect((await node.post(body)).status).toBe(201);
+    const taken = statuses.trim().split(" ");
+    const { rows } = await origin.client.execute("SELECT symbol FROM signals");
+    const written = new Set(rows.map((row) => row["symbol"]));
+    for (const [i, status] of taken.entries()) {
+      if (status === "201") expect(written.has(`LOST${i}`)).toBe(true);
+    }
+  });
+
+  test("a token that is refused is named, and stands in no answer", async () => {
+    await using server = Object.assign(
+      Bun.serve({
+        port: 0,
+        hostname: "127.0.0.1",
+        fetch: () => new Response("no", { status: 401 }),
+      }),
+      { [Symbol.asyncDispose]: () => server.stop(true) },
+    );
+    await using node = await openApp({
+      fixture: null,
+      env: {
+        LIBSQL_URL: `http://127.0.0.1:${server.port}`,
+        LIBSQL_AUTH_TOKEN: "canary-of-the-token",
+      },
+    });
+    await isDegraded(node).catch(() => undefined);
+    const response = await node.post(signal());
+    expect(response.status).toBe(503);
+    expect(await response.text()).not.toContain("canary");
+  });
+});
+
+describe("a node refuses to go backwards", () => {
+  test("an older backup: it serves what it has, says how to go on, and does when it is mended", async () => {
+    await using origin = await sqld();
+    await using node = await openNode(origin);
+    await posted(node, [fresh(), fresh()]);
+    await origin.stop();
+    origin.save();
+    await origin.start();
+    await isHealthy(node);
+    const [third = 0] = await posted(node, fresh());
+    await reaches(node, third);
+    const before = await exported(node);
+
+    await origin.stop();
+    origin.restore();
+    await origin.start();
+    await until(() => node.deps.argo.node?.stopped != null, "a node that stops");
+    expect(node.deps.argo.node?.stopped).toContain("restored to an older state");
+    const refused = await problemOf(await node.post(fresh()));
+    expect(refused.status).toBe(503);
+    expect(refused.detail).toContain("Put the newer database back");
+    expect((await health(node)).status).toBe("degraded");
+    expect((await node.get("/readyz")).status).toBe(200);
+    expect(await exported(node)).toEqual(before);
+
+    // Others go on writing there, past where this node was: then the same ids are other rows.
+    for (let i = 0; i < 3; i += 1) {
+      await origin.client.execute(
+        "INSERT INTO signals (symbol, action, entry_price, confidence, timestamp) VALUES ('NEW', 'BUY', 1, 50, '2026-01-01')",
+      );
+    }
+    await until(
+      () => node.deps.argo.node?.stopped?.includes(`another signal ${third}`) === true,
+      "the other signal to be noticed",
+    );
+    expect((await node.post(fresh())).status).toBe(503);
+    expect(await exported(node)).toEqual(before);
+  });
+
+  test("another database in its place, empty or not", async () => {
+    await using origin = await sqld();
+    await using node = await openNode(origin);
+    await posted(node, fresh());
+    await origin.stop();
+    origin.save();
+    await origin.start();
+    await isHealthy(node);
+    await origin.client.executeMultiple("DROP TABLE argo_origin");
+    await until(() => node.deps.argo.node?.stopped != null, "a node that stops");
+    expect(node.deps.argo.node?.stopped).toContain("another database");
+    await origin.stop();
+    origin.restore();
+    await origin.start();
+    // The one that it knows is back.
+    await isHealthy(node);
+    await origin.client.execute("UPDATE argo_origin SET name = 'another'");
+    await until(() => node.deps.argo.node?.stopped != null, "a node that stops");
+    expect((await node.post(fresh())).status).toBe(503);
+  });
+
+  test("somebody else writes into its file", async () => {
+    await using origin = await sqld();
+    await using node = await openNode(origin);
+    const [id = 0] = await posted(node, fresh());
+    await reaches(node, id);
+    node.engine.run(
+      "INSERT INTO signals (symbol, action, entry_price, confidence, timestamp) VALUES ('X', 'BUY', 1, 50, '2026')",
+    );
+    await origin.client.execute(
+      "INSERT INTO signals (symbol, action, entry_price, confidence, timestamp) VALUES ('Y', 'BUY', 1, 50, '2026')",
+    );
+    await until(() => node.deps.argo.node?.stopped != null, "a node that stops");
+    expect(node.deps.argo.node?.stopped).toContain("somebody else writes into it");
+  });
+
+  test("a file with signals of its own is no copy, and a copy is no file of its own", async () => {
+    await using origin = await sqld();
+    const own = openApp({ env: { LIBSQL_URL: origin.url } });
+    expect(own).rejects.toThrow("holds signals of its own");
+    await own.catch(() => undefined);
+    using dir = tempDir();
+    {
+      await using node = await openNode(origin, { dir: dir.path });
+      await posted(node, fresh());
+    }
+    const alone = openApp({ dir: dir.path, fixture: null });
+    expect(alone).rejects.toThrow("is a copy of the signals at a libSQL server");
+    await alone.catch(() => undefined);
+  });
+});
+
+describe("a node", () => {
+  test("goes on where it was after a restart, and where a backup of another one was", async () => {
+    await using origin = await sqld();
+    using dir = tempDir();
+    using other = tempDir();
+    await using first = await openNode(origin);
+    const ids = await posted(
+      first,
+      Array.from({ length: 50 }, () => fresh()),
+    );
+    {
+      await using node = await openNode(origin, { dir: dir.path });
+      await reaches(node, ids.at(-1) ?? 0);
+      using file = new Database(node.db, { readonly: true });
+      file.query("VACUUM INTO ?").run(other.file("signals.db"));
+    }
+    const more = await posted(
+      first,
+      Array.from({ length: 50 }, () => fresh()),
+    );
+    for (const { path } of [dir, other]) {
+      await using node = await openNode(origin, { dir: path });
+      await reaches(node, more.at(-1) ?? 0);
+      expect(node.deps.argo.node?.rows).toBe(50);
+      expect(await exported(node)).toEqual(await exported(first));
+    }
+  });
+
+  test("without a server at its start: what it has is served, and an empty file is not", async () => {
+    await using origin = await sqld();
+    using dir = tempDir();
+    {
+      await using node = await openNode(origin, { dir: dir.path });
+      await posted(node, fresh());
+      await reaches(node, 1);
+    }
+    await origin.stop();
+    const env = { LIBSQL_URL: origin.url, LIBSQL_POLL_MS: "20" };
+    await using old = await openApp({ dir: dir.path, fixture: null, env });
+    await until(async () => (await old.get("/readyz")).status === 200, "a node that is ready");
+    expect(await old.json<unknown[]>("/api/signals/latest")).toHaveLength(1);
+    await using empty = await openApp({ fixture: null, env });
+    expect((await empty.get("/readyz")).status).toBe(503);
+    const refused = await problemOf(await empty.get("/api/signals/latest"));
+    expect(refused.detail).toContain("being copied from the libSQL server");
+    expect((await empty.post(fresh())).status).toBe(503);
+    await origin.start();
+    await reaches(old, 1);
+    await until(async () => (await empty.get("/readyz")).status === 200, "a node that is ready");
+    expect(await exported(empty)).toEqual(await exported(old));
+  });
+
+  test("two on one file copy each row once, and both know of it", async () => {
+    await using origin = await sqld();
+    using dir = tempDir();
+    await using one = await openNode(origin, { dir: dir.path });
+    await using two = await openNode(origin, { dir: dir.path });
+    const posts = Array.from({ length: 40 }, (_, i) => posted(i % 2 ? one : two, fresh()));
+    const ids = (await Promise.all(posts)).flat();
+    await reaches(one, Math.max(...ids));
+    await reaches(two, Math.max(...ids));
+    const rows = await exported(two);
+    expect(rows.map(({ id }) => id)).toEqual(ids.toSorted((a, b) => a - b));
+    expect((await health(two)).status).toBe("healthy");
+  });
+
+  test("is woken by Redis long before it would look", async () => {
+    await using origin = await sqld();
+    await using cache = await redis();
+    const env = { REDIS_URL: cache.url, LIBSQL_POLL_MS: "60000" };
+    await using one = await openNode(origin, { env });
+    await using two = await openNode(origin, { env });
+    await until(async () => {
+      const [id = 0] = await posted(one, fresh());
+      await Bun.sleep(50);
+      return two.deps.argo.reader.look().maxId >= id;
+    }, "a subscription");
+    const begun = performance.now();
+    const [id = 0] = await posted(one, fresh());
+    await reaches(two, id);
+    expect(performance.now() - begun).toBeLessThan(1_000);
+  });
+
+  test("old signals are deleted at the server once, on each node by itself, and stay known", async () => {
+    await using origin = await sqld();
+    const env = { SIGNALS_RETENTION_DAYS: "1" };
+    await using node = await openNode(origin, { env });
+    const bodies = [fresh(), fresh(), fresh()];
+    const ids = await posted(node, bodies);
+    await reaches(node, ids[2] ?? 0);
+    node.clock.ms += 3 * 86_400_000;
+    await node.deps.argo.writer.forget();
+    expect((await exported(node)).map(({ id }) => id)).toEqual([ids[2] as number]);
+    const { rows } = await origin.client.execute("SELECT id FROM signals");
+    expect(rows.map((row) => row["id"])).toEqual([ids[2] as number]);
+    node.clock.ms -= 3 * 86_400_000;
+    expect(await posted(node, bodies)).toEqual(ids);
+    const [next = 0] = await posted(node, fresh());
+    expect(next).toBe((ids[2] ?? 0) + 1);
+  });
+});

@@ -1,0 +1,166 @@
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { type App, fieldsOf, problemOf, signal } from "../../harness/app.ts";
+import { type Sqld, sqld } from "../../harness/sqld.ts";
+import { exported, openNode, posted, reaches } from "./nodes.ts";
+
+let origin: Sqld;
+let nodes: App[];
+let one: App;
+let two: App;
+let three: App;
+
+beforeAll(async () => {
+  origin = await sqld();
+  // At once: which of them makes the tables is nobody's business.
+  nodes = await Promise.all([openNode(origin), openNode(origin), openNode(origin)]);
+  [one, two, three] = nodes as [App, App, App];
+});
+afterAll(async () => {
+  await Promise.all(nodes.map((node) => node[Symbol.asyncDispose]()));
+  await origin[Symbol.asyncDispose]();
+});
+
+let minutes = 0;
+/** A content of its own each time. */
+const fresh = (more: Record<string, unknown> = {}) => {
+  minutes += 1;
+  const timestamp = new Date(Date.UTC(2026, 0, 1, 0, minutes)).toISOString();
+  return signal({ timestamp, ...more });
+};
+
+const total = async (): Promise<number> => {
+  const { rows } = await origin.client.execute("SELECT count(*) AS n FROM signals");
+  return Number(rows[0]?.["n"]);
+};
+
+describe("signals at a libSQL server", () => {
+  test("what one node takes, all serve alike: ids, arrivals, hashes and corrections", async () => {
+    const [first = 0] = await posted(one, fresh());
+    const ids = await posted(two, [fresh({ supersedes: first }), fresh({ stop_price: null })]);
+    const last = ids.at(-1) ?? 0;
+    await Promise.all(nodes.map((node) => reaches(node, last)));
+    const [a = [], b = [], c = []] = await Promise.all(nodes.map(exported));
+    expect(a).toEqual(b);
+    expect(a).toEqual(c);
+    const row = a.find(({ id }) => id === ids[0]);
+    expect(row?.["supersedes"]).toBe(first);
+    expect(row?.received_at).toMatch(/^\d{4}-.*Z$/);
+    expect(row?.["sha256"]).toMatch(/^[0-9a-f]{64}$/);
+    expect(await one.json<object>("/api/stats")).toEqual(await three.json<object>("/api/stats"));
+  });
+
+  test("a cursor of one node's list goes on at another", async () => {
+    const ids = await posted(one, [fresh(), fresh(), fresh()]);
+    await reaches(three, ids.at(-1) ?? 0);
+    const page = await one.json<{ next_cursor: string }>("/api/signals?limit=1");
+    const next = await three.get(`/api/signals?limit=1&cursor=${page.next_cursor}`);
+    expect(next.status).toBe(200);
+  });
+
+  test("the same content at another node is the same row; numbers keep every digit", async () => {
+    const numbers = { entry_price: 0.37520678358491383, confidence: 97.12345678901234 };
+    const body = fresh({ ...numbers, stop_price: 0.3, target_price: 0.5 });
+    const [id = 0] = await posted(one, body);
+    expect(await posted(two, body)).toEqual([id]);
+    const again = await posted(three, [body, fresh(), body]);
+    expect([again[0], again[2]]).toEqual([id, id]);
+    await reaches(two, id);
+    expect(await two.json<object>(`/api/signals/${id}`)).toMatchObject(numbers);
+  });
+
+  test("twenty posts with one key to three nodes at once are one row", async () => {
+    const before = await total();
+    const body = JSON.stringify(fresh({ timestamp: undefined }));
+    const send = async (i: number): Promise<string> => {
+      for (;;) {
+        const node = nodes[i % 3] as App;
+        const response = await node.post(body, { "Idempotency-Key": "one-of-twenty" });
+        const text = await response.text();
+        if (response.status === 201) return text;
+        // Being written by another one, or the server locked meanwhile.
+        expect([409, 503]).toContain(response.status);
+        await Bun.sleep(10);
+      }
+    };
+    const answers = await Promise.all(Array.from({ length: 20 }, (_, i) => send(i)));
+    expect(new Set(answers).size).toBe(1);
+    expect(await total()).toBe(before + 1);
+    const other = await two.post(fresh(), { "Idempotency-Key": "one-of-twenty" });
+    expect(await fieldsOf(other)).toEqual(["Idempotency-Key"]);
+    const replayed = await three.post(body, { "Idempotency-Key": "one-of-twenty" });
+    expect(replayed.headers.get("idempotency-replayed")).toBe("true");
+  });
+
+  test("a post is written wholly or not at all, and its neighbours all the same", async () => {
+    const before = await total();
+    const [known = 0] = await posted(one, fresh());
+    const bad = [fresh(), fresh({ supersedes: 999_999 })];
+    const [refused, taken, invalid] = await Promise.all([
+      one.post(bad),
+      one.post([fresh(), fresh({ supersedes: known })]),
+      one.post(fresh({ confidence: 101 })),
+    ]);
+    expect((await problemOf(refused)).errors).toEqual([
+      { field: "supersedes", detail: "there is no signal 999999", index: 1 },
+    ]);
+    expect([refused.status, taken.status, invalid.status]).toEqual([422, 201, 422]);
+    expect(await total()).toBe(before + 3);
+  });
+
+  test("a correction that contradicts is 409 at every node", async () => {
+    const [first, second] = await posted(one, [fresh(), fresh()]);
+    const correction = fresh();
+    await posted(two, { ...correction, supersedes: first });
+    expect((await three.post({ ...correction, supersedes: second })).status).toBe(409);
+    expect((await three.post({ ...correction, supersedes: first })).status).toBe(201);
+  });
+
+  test("posts that arrive together share a transaction", async () => {
+    const { commits } = one.deps.argo.writer;
+    const posts = Array.from({ length: 200 }, () => one.post(fresh()));
+    const statuses = (await Promise.all(posts)).map(({ status }) => status);
+    expect(new Set(statuses)).toEqual(new Set([201]));
+    expect(one.deps.argo.writer.commits - commits).toBeLessThan(10);
+  });
+
+  test("an engine that writes there directly is copied as it writes, with when it arrived", async () => {
+    const { rows } = await origin.client.execute(
+      `INSERT INTO signals (symbol, action, entry_price, confidence, strategy, timestamp)
+       VALUES ('ENG', 'BUY', 1.5, 'high', NULL, 'yesterday') RETURNING id`,
+    );
+    const id = Number(rows[0]?.["id"]);
+    await reaches(two, id);
+    const row = await two.json<Record<string, unknown>>(`/api/signals/${id}`);
+    expect(row).toMatchObject({ symbol: "ENG", confidence: null, timestamp: "yesterday" });
+    expect(row["strategy"]).toBe("weighted_consensus");
+    expect(row["received_at"]).toMatch(/Z$/);
+  });
+
+  test("a client reads its own write at any node, by min_id", async () => {
+    for (let i = 0; i < 10; i += 1) {
+      const response = await one.post(fresh({ symbol: `OWN${i}` }));
+      const head = response.headers.get("signal-head");
+      const { signals } = (await response.json()) as { signals: { id: number }[] };
+      expect(head).toBe(String(signals[0]?.id));
+      for (const path of ["/latest?", "?", "/latest?wait=0&"]) {
+        const answer = await two.get(`/api/signals${path}limit=1&symbol=OWN${i}&min_id=${head}`);
+        expect(await answer.text()).toContain(`"id":${head}`);
+      }
+      const stats = await three.json<{ by_symbol: object }>(`/api/stats?min_id=${head}`);
+      expect(stats.by_symbol).toMatchObject({ [`OWN${i}`]: 1 });
+      const since = Number(head) - 1;
+      const rest = await three.get(`/api/signals/export?since_id=${since}&min_id=${head}`);
+      expect(await rest.text()).toContain(`OWN${i}`);
+    }
+  });
+
+  test("what no node has is 503, never an older answer; what is no id is 400", async () => {
+    const begun = performance.now();
+    const late = await two.get("/api/signals/latest?min_id=999999");
+    expect(late.status).toBe(503);
+    expect(late.headers.get("retry-after")).toBe("1");
+    expect(performance.now() - begun).toBeGreaterThan(1_900);
+    expect(await fieldsOf(await two.get("/api/signals/latest?min_id=-1"))).toEqual(["min_id"]);
+    expect(await fieldsOf(await two.get("/api/signals?min_id=x"))).toEqual(["min_id"]);
+  });
+});

@@ -1,0 +1,52 @@
+/** Nodes of one libSQL server, each with a file of its own. */
+import { type App, openApp, type AppOptions } from "../../harness/app.ts";
+import { until } from "../../harness/process.ts";
+
+export interface Row {
+  id: number;
+  symbol: string;
+  received_at: string | null;
+  [column: string]: unknown;
+}
+
+/** Opens a node with an empty file, and waits until it has caught up. */
+export async function openNode(
+  origin: { url: string },
+  { env, ...options }: AppOptions = {},
+): Promise<App> {
+  const app = await openApp({
+    fixture: null,
+    now: Date.now(),
+    ...options,
+    env: { LIBSQL_URL: origin.url, LIBSQL_POLL_MS: "20", ...env },
+  });
+  try {
+    await until(async () => (await app.get("/readyz")).status === 200, "a node that is ready");
+  } catch (error) {
+    await app[Symbol.asyncDispose]();
+    throw error;
+  }
+  return app;
+}
+
+/** Everything that a node holds, as exports show it. */
+export async function exported(node: App): Promise<Row[]> {
+  const response = await node.get("/api/signals/export");
+  const text = await response.text();
+  if (response.status !== 200) throw new Error(`${response.status} ${text}`);
+  const lines = text.split("\n").filter((line) => line !== "");
+  return lines.map((line) => JSON.parse(line) as Row);
+}
+
+/** Waits until a node has this id. */
+export const reaches = (node: App, id: number): Promise<void> =>
+  until(() => node.deps.argo.reader.look().maxId >= id, `a node that has signal ${id}`);
+
+/** Posts signals, which must be taken, and gives their ids. */
+export async function posted(node: App, body: unknown): Promise<number[]> {
+  const response = await node.post(body);
+  const text = await response.text();
+  if (response.status !== 201) throw new Error(`${response.status} ${text}`);
+  const { signals } = JSON.parse(text) as { signals: { id: number }[] };
+  return signals.map(({ id }) => id);
+}
