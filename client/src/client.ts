@@ -47,6 +47,14 @@ export class Argo {
   }
 
   /**
+   * The same of up to 20 queries in one round trip.
+   * @throws ArgoError when one of them is refused; of the others what came is kept for the next call.
+   */
+  batch(queries: readonly LatestQuery[], options: CallOptions = {}): Promise<Page[]> {
+    return this.#polls.batch(queries, options);
+  }
+
+  /**
    * The page that comes after this one, as soon as there is one; the same page when nothing has
    * changed for so many seconds (0 to 60).
    */

@@ -1,5 +1,7 @@
 import type { components } from "./api.ts";
 
+type AnswerHead = Pick<Response, "status" | "statusText" | "headers">;
+
 export type Problem = components["schemas"]["Problem"];
 
 /** What the server refused, and why: its problem document (RFC 9457). */
@@ -22,7 +24,7 @@ export class ArgoError extends Error {
   }
 
   /** @param body what came with the answer: a problem document, or what a proxy made up. */
-  static of({ status, statusText, headers }: Response, body: unknown): ArgoError {
+  static of({ status, statusText, headers }: AnswerHead, body: unknown): ArgoError {
     const problem = typeof body === "object" && body !== null ? (body as Partial<Problem>) : {};
     const { code = "http", detail = statusText, errors = [] } = problem;
     const requestId = headers.get("X-Request-Id");

@@ -48,6 +48,39 @@ export class Polls {
     return this.#ask(page.query, page, waitSeconds, options);
   }
 
+  async batch(queries: readonly LatestQuery[], options: CallOptions): Promise<Page[]> {
+    const asked = queries.map((query) => ({ query, known: this.#pages.get(searchOf(query)) }));
+    const requests = asked.map(({ query, known }) => ({
+      url: `${path}?${searchOf(query)}`,
+      ...(known && { headers: { "If-None-Match": known.etag } }),
+    }));
+    const request = this.transport.request(
+      "/api/batch",
+      {},
+      {
+        method: "POST",
+        headers: { "Content-Type": "application/json" },
+        body: JSON.stringify({ requests }),
+        signal: options.signal,
+      },
+    );
+    const response = await this.transport.send(request, { ...options, repeatable: true });
+    const body = await json(response);
+    if (!response.ok) throw ArgoError.of(response, body);
+    const { responses } = body as components["schemas"]["BatchOut"];
+    const answers = asked.map(({ query, known }, i) => {
+      const { status = 0, headers, body } = responses[i] ?? {};
+      const head = { status, statusText: "", headers: new Headers(headers) };
+      if (status === 304 && known) return known;
+      return status === 200
+        ? this.#keep(pageOf(query, head.headers, body))
+        : ArgoError.of(head, body);
+    });
+    // Only now: what was answered well need not be sent again.
+    for (const answer of answers) if (answer instanceof ArgoError) throw answer;
+    return answers as Page[];
+  }
+
   /** Goes on until the signal says so, whatever fails meanwhile that may mend itself. */
   async *poll(query: LatestQuery, options: PollOptions): AsyncGenerator<Page, void, void> {
     const { signal, waitSeconds = 25, intervalMs = 1_000 } = options;
@@ -124,22 +157,25 @@ export class Polls {
     if (response.status === 304 && known) return known;
     const body = await json(response);
     if (!response.ok) throw ArgoError.of(response, body);
-    if (!Array.isArray(body)) throw new Error(`${path} was answered by something else.`);
-    const page: Page = {
-      query,
-      signals: body as Signal[],
-      headId: Number(response.headers.get("Signal-Head") ?? 0),
-      etag: response.headers.get("ETag") ?? "",
-    };
-    this.#keep(page);
-    return page;
+    return this.#keep(pageOf(query, response.headers, body));
   }
 
-  #keep(page: Page): void {
+  #keep(page: Page): Page {
     const key = searchOf(page.query);
     this.#pages.delete(key);
     this.#pages.set(key, page);
     const [oldest] = this.#pages.keys();
     if (this.#pages.size > pagesMax && oldest !== undefined) this.#pages.delete(oldest);
+    return page;
   }
+}
+
+function pageOf(query: LatestQuery, headers: Headers, body: unknown): Page {
+  if (!Array.isArray(body)) throw new Error(`${path} was answered by something else.`);
+  return {
+    query,
+    signals: body as Signal[],
+    headId: Number(headers.get("Signal-Head") ?? 0),
+    etag: headers.get("ETag") ?? "",
+  };
 }

@@ -49,14 +49,19 @@ export class Transport {
   /**
    * Sends a request until it is answered for good, or the deadline is near; what may not be sent
    * twice is sent once. The whole body is there when it returns.
-   * @param waitMs how long the server may take on purpose.
+   * @param waitMs how long the server may take on purpose. @param repeatable what the method does
+   * not tell.
    * @returns also answers that refuse. @throws what fetch threw last.
    */
-  async send(request: Request, options: CallOptions & { waitMs?: number } = {}): Promise<Response> {
+  async send(
+    request: Request,
+    options: CallOptions & { waitMs?: number; repeatable?: boolean } = {},
+  ): Promise<Response> {
     const { waitMs = 0, deadlineMs = this.deadlineMs + waitMs } = options;
     const untilMs = performance.now() + deadlineMs;
     const { method, headers, signal } = request;
-    const repeatable = ["GET", "HEAD"].includes(method) || headers.has("Idempotency-Key");
+    const { repeatable = ["GET", "HEAD"].includes(method) || headers.has("Idempotency-Key") } =
+      options;
     for (let failures = 0; ; failures += 1) {
       const leftMs = Math.max(1, untilMs - performance.now());
       const timeout = AbortSignal.timeout(Math.min(leftMs, this.#timeoutMs + waitMs));

@@ -20,10 +20,16 @@ def calls(argo):
     page = argo.latest(limit=2, premium_only=False)
     tell(ids=[signal["id"] for signal in page.signals], head=page.head_id)
     tell(same=argo.latest(premium_only=False, limit=2, symbol=None) is page)
+    pages = argo.batch([{"limit": 2, "premium_only": False}, {"symbol": "NOTHING"}])
+    tell(batch=[len(each.signals) for each in pages], same=pages[0] is page)
     tell(waited=argo.wait(page, 1) is page)
-    for query in ({"limit": 0}, {"limit": 1, "nonsense": 1}):
+    for call in (
+        lambda: argo.latest(limit=0),
+        lambda: argo.latest(limit=1, nonsense=1),
+        lambda: argo.batch([{"limit": 1}, {"limit": 0}]),
+    ):
         try:
-            argo.latest(**query)
+            call()
         except ArgoError as error:
             tell(status=error.status, code=error.code, fields=[e["field"] for e in error.errors])
     for changed in argo.poll(limit=2):

@@ -45,6 +45,24 @@ test("what has not changed is asked for by its ETag, for each query apart, and i
   expect((after["304"] ?? 0) - (before["304"] ?? 0)).toBe(2);
 });
 
+test("a batch shares the pages of single polls, and tells what was refused in it", async () => {
+  const argo = reader(at.url);
+  const page = await argo.latest({ limit: 2 });
+  const queries = [{ limit: 2 }, { symbol: "S3" }, { symbol: "NOTHING" }];
+  const pages = await argo.batch(queries);
+  expect(pages[0]).toBe(page);
+  expect(new Set(pages[1]?.signals.map(({ symbol }) => symbol))).toEqual(new Set(["S3"]));
+  expect(pages[2]).toMatchObject({ signals: [], headId: page.headId });
+  expect(await argo.batch(queries)).toEqual(pages);
+  expect(await argo.latest({ symbol: "S3" })).toBe(pages[1] as Page);
+  expect(await refused(argo.batch([{ limit: 1 }, { limit: 0 }]))).toMatchObject({
+    status: 400,
+    errors: [{ field: "limit" }],
+  });
+  const many = Array.from({ length: 21 }, (_, i) => ({ limit: i + 1 }));
+  expect(await refused(argo.batch(many))).toMatchObject({ status: 422 });
+});
+
 test("calls for the same that are under way at once are one request, whoever gives up", async () => {
   const argo = reader(at.url);
   const before = await at.requests(LATEST);

@@ -19,9 +19,11 @@ describe.skipIf(noPython)("the Python client", () => {
       expect(calling.told).toEqual([
         { ids: [3, 2], head: 3 },
         { same: true },
+        { batch: [2, 0], same: true },
         { waited: true },
         { status: 400, code: "bad_request", fields: ["limit"] },
         { status: 400, code: "bad_request", fields: ["nonsense"] },
+        { status: 400, code: "bad_request", fields: ["limit"] },
         { polled: 3 },
         { polled: written?.id },
       ]);
