@@ -5,7 +5,7 @@ import { JWT_SECRET } from "../harness/accounts.ts";
 import { spawnChild, within } from "../harness/children.ts";
 import { Messages } from "../harness/messages.ts";
 import { freePort, tempDir, until } from "../harness/process.ts";
-import { Load, startWorkers } from "../harness/workers.ts";
+import { Load, startWorkers, total } from "../harness/workers.ts";
 import { MAIN, signal, Wire, WRITE_TOKEN } from "../faults/harness.ts";
 
 const upgrade = {
@@ -15,15 +15,6 @@ const upgrade = {
   "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
 };
 const isThere = (pid: number): boolean => existsSync(`/proc/${pid}`);
-
-/** The numbers of a metric in a scrape, added up over its labels. */
-function total(text: string, name: string, label = ""): number {
-  return text
-    .split("\n")
-    .filter((line) => line.startsWith(`${name}{`) || line.startsWith(`${name} `))
-    .filter((line) => line.includes(label))
-    .reduce((sum, line) => sum + Number(line.slice(line.lastIndexOf(" "))), 0);
-}
 
 test("workers serve one port as one server: commits, keys, numbers, deaths, the end", async () => {
   using dir = tempDir();
@@ -104,6 +95,7 @@ test("they are replaced one by one, and no request fails; streams resume on othe
   // Those who left have told what they counted.
   const text = await (await fetch(`${server.url}/metrics`)).text();
   expect(total(text, "argo_ingested_signals_total", "written")).toBe(all.length);
+  expect(total(text, "api_requests_total", "/api/signals/latest")).toBe(load.polls);
   expect(await server.stop("SIGINT")).toBe(0);
 }, 30_000);
 

@@ -1,5 +1,5 @@
 /** Several workers of one server, as tests break and load them. */
-import { LATEST, signal, Wire, WRITE_TOKEN } from "../faults/harness.ts";
+import { type Answer, LATEST, signal, Wire, WRITE_TOKEN } from "../faults/harness.ts";
 import { Events } from "./events.ts";
 import { startServer, type Server, type ServerOptions } from "./process.ts";
 import { childrenOf } from "./servers.ts";
@@ -9,6 +9,15 @@ export interface Workers extends Server {
   workers(): number[];
   /** Has them replaced one by one, and resolves when all are. */
   reload(): Promise<void>;
+}
+
+/** The numbers of a metric in a scrape, added up over those of its labels that hold a text. */
+export function total(scrape: string, name: string, label = ""): number {
+  return scrape
+    .split("\n")
+    .filter((line) => line.startsWith(`${name}{`) || line.startsWith(`${name} `))
+    .filter((line) => line.includes(label))
+    .reduce((sum, line) => sum + Number(line.slice(line.lastIndexOf(" "))), 0);
 }
 
 /** Starts a server of so many workers, whose read limit is out of the way, and waits for all. */
@@ -98,7 +107,7 @@ export class Load {
         const id = signals[0]?.id ?? 0;
         this.posted.push(id);
         using other = await Wire.open(this.url);
-        const seen = Number((await other.get(LATEST)).headers.get("signal-head"));
+        const seen = Number((await this.#poll(other)).headers.get("signal-head"));
         if (seen < id) this.faults.push(`stale: ${seen} after ${id}`);
         await Bun.sleep(2);
       }
@@ -168,9 +177,10 @@ export class Load {
     }
   }
 
-  async #poll(wire: Wire): Promise<void> {
-    const { status } = await wire.get(LATEST);
+  async #poll(wire: Wire): Promise<Answer> {
+    const answer = await wire.get(LATEST);
     this.polls += 1;
-    if (status !== 200) this.faults.push(`poll: ${status}`);
+    if (answer.status !== 200) this.faults.push(`poll: ${answer.status}`);
+    return answer;
   }
 }

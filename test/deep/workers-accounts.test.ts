@@ -1,0 +1,51 @@
+/** Accounts behind several workers of one server: what is revoked or counted at one holds at all. */
+import { expect, test } from "bun:test";
+import { serveAccounts } from "../harness/accounts.ts";
+import { until } from "../harness/process.ts";
+
+test("what is revoked at one worker is refused by all, and logins are counted once", async () => {
+  await using accounts = await serveAccounts("source", "postgres+redis", { ASYNC_WORKERS: "3" });
+  const { server } = accounts;
+  /** Each over a connection of its own, so that all workers are met: 3 × (2/3)^24 misses one. */
+  const everywhere = (path: string, init: RequestInit = {}): Promise<number[]> => {
+    const headers = { ...(init.headers as Record<string, string>), Connection: "close" };
+    const ask = async () => (await fetch(server.url + path, { ...init, headers })).status;
+    return Promise.all(Array.from({ length: 24 }, ask));
+  };
+  const all = (status: number, path: string, token = "") =>
+    until(
+      async () => {
+        const headers = { Authorization: `Bearer ${token}` };
+        return (await everywhere(path, token === "" ? {} : { headers })).every((s) => s === status);
+      },
+      `${status} everywhere`,
+      10_000,
+    );
+  await all(200, "/readyz");
+  const told = () => server.logs().filter((line) => line.includes("no administrator yet")).length;
+  await until(() => told() === 1, "the link for an administrator, once");
+
+  const member = await accounts.member();
+  const key = await accounts.key(member);
+  await all(200, "/api/signals/latest", key);
+  await all(200, "/api/auth/me", member.access);
+  await accounts.must(204, "POST", "/api/auth/logout-all", undefined, member.access);
+  const begun = performance.now();
+  await all(401, "/api/auth/me", member.access);
+  const tookMs = performance.now() - begun;
+  console.log(`a logout is felt by all workers after ${tookMs.toFixed(0)} ms`);
+  expect(tookMs).toBeLessThan(1_500);
+
+  const statuses = await everywhere("/api/auth/login", {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ email: member.email, password: "not the password at all" }),
+  });
+  const count = (status: number) => statuses.filter((s) => s === status).length;
+  // 503 where too many are hashed at once: those are given back.
+  expect(count(401)).toBeLessThanOrEqual(10);
+  expect(count(401)).toBeGreaterThan(0);
+  expect(count(401) + count(429) + count(503)).toBe(24);
+  expect(told()).toBe(1);
+  expect(await server.stop()).toBe(0);
+}, 40_000);
