@@ -53,7 +53,7 @@ export class Metrics {
   #registry: Promise<Registry> | null = null;
 
   constructor(private readonly others: Others | null = null) {
-    others?.onSnapshot(async () => (await this.#known()).getMetricsAsJSON());
+    others?.onSnapshot(() => this.snapshot());
   }
 
   /** A value that somebody else keeps, read when it is scraped. */
@@ -74,6 +74,11 @@ export class Metrics {
     // The numbers of one alone would be taken for a restart of everything.
     if (text === undefined) throw new AppError("unavailable", "The supervisor does not answer.");
     return { type: registry.contentType, text };
+  }
+
+  /** What is counted here, for whoever adds it up. */
+  async snapshot(): Promise<Snapshot> {
+    return (await this.#known()).getMetricsAsJSON();
   }
 
   #known(): Promise<Registry> {

@@ -92,6 +92,7 @@ test("they are replaced one by one, and no request fails; streams resume on othe
   expect(load.resumed).toBeGreaterThan(4);
   const all = load.posted.toSorted((a, b) => a - b);
   for (const ids of load.streamed) expect(ids).toEqual(all);
+  expect(server.logs().filter((line) => line.includes("may be reset"))).toEqual([]);
   // Those who left have told what they counted.
   const text = await (await fetch(`${server.url}/metrics`)).text();
   expect(total(text, "argo_ingested_signals_total", "written")).toBe(all.length);
