@@ -6098,6 +6098,8 @@ export interface paths {
           min_confidence?: number;
           /** @description With an If-None-Match that matches: seconds to wait for something that is shown to change. */
           wait?: number;
+          /** @description An id that the answer must know of, such as the Signal-Head that a post was answered with: waited for up to 2 s, then 503. It may come from another node. */
+          min_id?: number;
         };
         header?: never;
         path?: never;
@@ -6204,6 +6206,8 @@ export interface paths {
           action?: "BUY" | "SELL" | "HOLD";
           /** @description With an If-None-Match that matches: seconds to wait for something that is shown to change. */
           wait?: number;
+          /** @description An id that the answer must know of, such as the Signal-Head that a post was answered with: waited for up to 2 s, then 503. It may come from another node. */
+          min_id?: number;
         };
         header?: never;
         path?: never;
@@ -6583,6 +6587,8 @@ export interface paths {
           /** @description Exclusive, compared by bytes. */
           until?: string;
           order?: "desc" | "asc";
+          /** @description An id that the answer must know of, such as the Signal-Head that a post was answered with: waited for up to 2 s, then 503. It may come from another node. */
+          min_id?: number;
         };
         header?: never;
         path?: never;
@@ -6670,6 +6676,8 @@ export interface paths {
         /** @description Durable */
         201: {
           headers: {
+            /** @description The highest id of the answer, to read one's own write with min_id */
+            "Signal-Head"?: number;
             [name: string]: unknown;
           };
           content: {
@@ -6780,6 +6788,8 @@ export interface paths {
       parameters: {
         query?: {
           since_id?: number;
+          /** @description An id that the answer must know of, such as the Signal-Head that a post was answered with: waited for up to 2 s, then 503. It may come from another node. */
+          min_id?: number;
         };
         header?: never;
         path?: never;
@@ -7049,7 +7059,10 @@ export interface paths {
     /** Signals counted by symbol, strategy, action and day */
     get: {
       parameters: {
-        query?: never;
+        query?: {
+          /** @description An id that the answer must know of, such as the Signal-Head that a post was answered with: waited for up to 2 s, then 503. It may come from another node. */
+          min_id?: number;
+        };
         header?: never;
         path?: never;
         cookie?: never;
@@ -8551,6 +8564,11 @@ export interface components {
         database: "healthy" | "unhealthy" | "starting" | "disabled";
         /** @enum {string} */
         redis: "healthy" | "unhealthy" | "starting" | "disabled";
+        /**
+         * @description The libSQL server, where there is one.
+         * @enum {string}
+         */
+        origin?: "healthy" | "unhealthy" | "starting" | "disabled";
       };
       timestamp: string;
       version: string;
