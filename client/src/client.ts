@@ -32,7 +32,7 @@ export class Argo {
     this.#transport = transport;
     this.#polls = new Polls(transport);
     this.api = createClient<paths>({
-      baseUrl: options.url,
+      baseUrl: transport.url,
       fetch: (request) => transport.send(request),
     });
   }

@@ -30,11 +30,11 @@ export type CallOptions = {
 export class Transport {
   readonly muteMs: number;
   readonly deadlineMs: number;
-  readonly #url: string;
+  readonly url: string;
   readonly #timeoutMs: number;
 
   constructor(private readonly options: ArgoOptions) {
-    this.#url = new URL(options.url).href.replace(/\/+$/, "");
+    this.url = new URL(options.url).href.replace(/\/+$/, "");
     this.muteMs = options.muteMs ?? 40_000;
     this.deadlineMs = options.deadlineMs ?? 30_000;
     this.#timeoutMs = options.timeoutMs ?? 10_000;
@@ -43,7 +43,7 @@ export class Transport {
   /** A request to a path of the server. Parameters that are undefined are left out. */
   request(path: string, query: Record<string, unknown> = {}, init: RequestInit = {}): Request {
     const text = searchOf(query);
-    return new Request(`${this.#url}${path}${text && `?${text}`}`, init);
+    return new Request(`${this.url}${path}${text && `?${text}`}`, init);
   }
 
   /**
@@ -64,13 +64,15 @@ export class Transport {
       options;
     for (let failures = 0; ; failures += 1) {
       const leftMs = Math.max(1, untilMs - performance.now());
-      const timeout = AbortSignal.timeout(Math.min(leftMs, this.#timeoutMs + waitMs));
+      const { late, stop } = deadline(Math.min(leftMs, this.#timeoutMs + waitMs));
       let outcome: { response: Response } | { error: unknown };
       try {
-        outcome = { response: await whole(await this.#fetch(request.clone() as Request, timeout)) };
+        outcome = { response: await whole(await this.#fetch(request.clone() as Request, late)) };
       } catch (error) {
         signal.throwIfAborted();
         outcome = { error };
+      } finally {
+        stop();
       }
       const response = "response" in outcome ? outcome.response : null;
       const done = response !== null && !ArgoError.of(response, null).temporary;
@@ -86,14 +88,13 @@ export class Transport {
 
   /** Sends once and gives the answer as soon as its head is there. @throws ArgoError */
   async open(request: Request): Promise<Response> {
-    const late = new AbortController();
-    const timer = setTimeout(() => late.abort(timedOut()), this.#timeoutMs);
+    const { late, stop } = deadline(this.#timeoutMs);
     try {
-      const response = await this.#fetch(request, late.signal);
+      const response = await this.#fetch(request, late);
       if (response.ok) return response;
       throw ArgoError.of(response, await json(response));
     } finally {
-      clearTimeout(timer);
+      stop();
     }
   }
 
@@ -140,6 +141,13 @@ export function searchOf(query: Record<string, unknown>): string {
   }
   text.sort();
   return text.toString();
+}
+
+/** As AbortSignal.timeout, but it can be stopped: polls are many. */
+function deadline(ms: number): { late: AbortSignal; stop: () => void } {
+  const controller = new AbortController();
+  const timer = setTimeout(() => controller.abort(timedOut()), ms);
+  return { late: controller.signal, stop: () => clearTimeout(timer) };
 }
 
 export const timedOut = (): DOMException => new DOMException("It took too long.", "TimeoutError");

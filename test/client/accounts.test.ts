@@ -3,7 +3,6 @@ import { BACKEND, serveAccounts, type ServedAccounts } from "../harness/accounts
 import { until } from "../harness/process.ts";
 import { bot, noPython } from "./bot.ts";
 import { follow } from "./follow.ts";
-import { TYPES, typesOf } from "./generate.ts";
 import { reader } from "./serve.ts";
 
 let at: ServedAccounts;
@@ -11,11 +10,6 @@ beforeAll(async () => {
   at = await serveAccounts("source", BACKEND, { SIGNALS_ACCESS: "key" });
 });
 afterAll(() => at[Symbol.asyncDispose]());
-
-test("the types are those of the server's routes", async () => {
-  const stale = (await typesOf(at.server.url)) !== (await Bun.file(TYPES).text());
-  expect(stale && "client/src/api.ts is not of this server: bun run client:types").toBe(false);
-});
 
 test("a key that is revoked, and a newer stream on a plan of one, end it with an error", async () => {
   const { url } = at.server;

@@ -215,6 +215,19 @@ test.concurrent(
   },
 );
 
+test.concurrent("a token is sent to no other place than it is meant for", async () => {
+  using other = fakeArgo(1);
+  using front = Bun.serve({
+    hostname: "127.0.0.1",
+    port: 0,
+    fetch: ({ url }) => Response.redirect(other.url + new URL(url).pathname),
+  });
+  await errorOf(reader(front.url.href, { deadlineMs: 50 }).latest());
+  const unwilling = reader(front.url.href, { deadlineMs: 50 }).api.GET("/api/stats");
+  await errorOf(unwilling);
+  expect(other.requests).toEqual([]);
+});
+
 test.concurrent("an answer that does not come is given up in time", async () => {
   using silent = Bun.serve({
     hostname: "127.0.0.1",
