@@ -18,6 +18,7 @@ import { tail } from "./benches/tail";
 import { throughput } from "./benches/throughput";
 import { usage as accounting } from "./benches/usage";
 import { wire } from "./benches/wire";
+import { workers } from "./benches/workers";
 import type { Bench, Context } from "./lib/context";
 import { makeSignalFiles } from "./lib/dataset";
 import { machine, versions } from "./lib/machine";
@@ -46,6 +47,7 @@ const benches: readonly Bench[] = [
   fanout,
   accounting,
   analytics,
+  workers,
 ];
 const names = benches.map(({ name }) => name);
 

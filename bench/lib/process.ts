@@ -5,12 +5,14 @@ import { cacheDir, rootDir } from "./paths";
 /** The core that servers run on, and the one for everything that drives them. */
 export const serverCore = 0;
 export const generatorCore = 1;
+/** Where both share both. */
+export const bothCores = "0,1";
 
 const pageBytes = 4096;
 const alive = new Set<Child>();
 
 export type SpawnOptions = {
-  core: number;
+  core: number | typeof bothCores;
   env?: Record<string, string>;
   cwd?: string;
   /** Name of the log under .cache/logs that takes standard error (and output, unless piped). */

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { untilReady } from "./http";
 import { binaryPath, benchDir, cacheDir, rootDir } from "./paths";
 import type { Server } from "./peers";
-import { childrenOf, cpuUs, freePort, serverCore, spawnPinned } from "./process";
+import { type bothCores, childrenOf, cpuUs, freePort, serverCore, spawnPinned } from "./process";
 
 export const readToken = "bench-read-token-0123456789";
 export const writeToken = "bench-write-token-0123456789";
@@ -28,6 +28,8 @@ export type ProductOptions = {
   /** Tells servers of one run apart; names the log and the data directory. */
   instance: string;
   env?: Record<string, string>;
+  /** Where it runs; the servers' core unless said otherwise. */
+  core?: typeof bothCores;
   /** Put before the command, such as strace with its arguments. */
   under?: readonly string[];
 };
@@ -38,7 +40,7 @@ export async function startProduct(options: ProductOptions): Promise<Server> {
   const port = freePort();
   const command = [...(options.under ?? []), ...commandFor(kind, role)];
   const child = spawnPinned(command, {
-    core: serverCore,
+    core: options.core ?? serverCore,
     log: `argo-${instance}`,
     wrapper: options.under !== undefined,
     env: { ...productEnv(db, instance), PORT: String(port), ...options.env },

@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import { benchDir } from "./paths";
-import { cpuUs, generatorCore, spawnPinned } from "./process";
+import { type bothCores, cpuUs, generatorCore, spawnPinned } from "./process";
 import { findTool } from "./tools";
 import { wake } from "./wake";
 
@@ -15,11 +15,17 @@ export type Load = {
   script?: string;
   /** Process whose processor time is counted. */
   serverPid: number;
+  /** Further processes of the same server. */
+  otherPids?: readonly number[];
+  /** Where the generator runs; its own core unless said otherwise. */
+  core?: typeof bothCores;
 };
 
 export type Sample = {
   requestsPerSecond: number;
   cpuUsPerRequest: number;
+  /** The generator's own. */
+  generatorCpuUsPerRequest: number;
   /** Share of its core that the server used; well below 1 means that the generator was the limit. */
   serverBusy: number;
   p50Us: number;
@@ -42,7 +48,9 @@ export async function wrkRound(load: Load): Promise<Sample> {
   if ("missing" in tool) throw new Error(`wrk: ${tool.missing}`);
   const connections = load.connections ?? 32;
   await wake(load.url, load.headers);
-  const before = cpuUs(load.serverPid);
+  const pids = [load.serverPid, ...(load.otherPids ?? [])];
+  const serverCpuUs = () => pids.reduce((sum, pid) => sum + cpuUs(pid), 0);
+  const before = serverCpuUs();
   const child = spawnPinned(
     [
       tool.path,
@@ -54,10 +62,12 @@ export async function wrkRound(load: Load): Promise<Sample> {
       load.script ?? join(benchDir, "lib/report.lua"),
       load.url,
     ],
-    { core: generatorCore, log: "wrk", pipeOutput: true },
+    { core: load.core ?? generatorCore, log: "wrk", pipeOutput: true },
   );
   const output = await child.output();
-  const used = cpuUs(load.serverPid) - before;
+  const used = serverCpuUs() - before;
+  await child.exited;
+  const generatorUs = Number(child.handle.resourceUsage()?.cpuTime.total ?? 0);
   const line = /^JSON (.*)$/m.exec(output)?.[1];
   if (!line) throw new Error(`wrk printed no summary:\n${output}`);
   const summary = JSON.parse(line) as Summary;
@@ -71,6 +81,7 @@ export async function wrkRound(load: Load): Promise<Sample> {
   return {
     requestsPerSecond: (summary.requests * 1e6) / summary.durationUs,
     cpuUsPerRequest: used / summary.requests,
+    generatorCpuUsPerRequest: generatorUs / summary.requests,
     serverBusy: used / summary.durationUs,
     p50Us: summary.p50Us,
     p99Us: summary.p99Us,
