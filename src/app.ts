@@ -42,7 +42,19 @@ const methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
 
 /** The whole application: every mount, in order, inside the edge that all requests pass. */
 export function createApp(deps: Deps) {
-  const { config, log, metrics, argo, remote, alpine, redis, admission, now, state } = deps;
+  const {
+    config,
+    log,
+    metrics,
+    argo,
+    remote,
+    webhookSource,
+    alpine,
+    redis,
+    admission,
+    now,
+    state,
+  } = deps;
   const draining = () => state.draining;
   const tellRefusal = createRefusalLog(log, deps.now);
   const app = new OpenAPIHono<AppEnv>({
@@ -65,8 +77,10 @@ export function createApp(deps: Deps) {
   const signalsById: SignalsById = async (ids, exchange) =>
     signals?.byIds(ids, exchange) ?? argoOf(deps).byIds(ids, viewOfReader(exchange));
   // Before the signals: a path of theirs that ends in an id would take its words for one.
-  if (alpine) {
-    deps.mountAlpine?.(app, { config, log, metrics, now, admission, alpine, signalsById });
+  if (alpine && webhookSource) {
+    const own = { signalsById, source: webhookSource };
+    const plane = { config, log, metrics, now, admission, alpine, ...own };
+    deps.mountAlpine?.(app, plane);
   }
   const near = deps.peers?.tickets ?? new OwnTickets(now);
   const stores = [...(redis ? [new SharedTickets(redis)] : []), near];

@@ -148,6 +148,7 @@ export const Variables = z.object({
     .regex(/^[\x21-\x7e]+$/, "must be visible characters")
     .optional(),
   LIBSQL_POLL_MS: z.string().default("100").pipe(count(10, 60_000)),
+  WEBHOOKS_ALLOW_PRIVATE: z.string().default("false").pipe(flag),
   SIGNALS_RETENTION_DAYS: z.string().pipe(count(1, 36_500)).optional(),
   ASYNC_WORKERS: z.string().default("1").pipe(count(1, 64)),
 });
@@ -215,6 +216,8 @@ export type Config = Readonly<{
   stripeApiBase: string | null;
   /** Whether this process does what no request waits for: notifications, mails of them, retention. */
   backgroundTasks: boolean;
+  /** Whether users may have signals sent to this machine and to private networks. */
+  webhooksAllowPrivate: boolean;
   /** Null: signals are kept. */
   signalsRetentionDays: number | null;
   /** Processes that serve the port together; 1: this one alone. */
@@ -291,6 +294,7 @@ export function readConfig(env: Record<string, string | undefined>, role: Role =
     stripeWebhookSecret: v.STRIPE_WEBHOOK_SECRET ?? null,
     stripeApiBase: v.STRIPE_API_BASE ?? null,
     backgroundTasks: v.BACKGROUND_TASKS,
+    webhooksAllowPrivate: v.WEBHOOKS_ALLOW_PRIVATE,
     signalsRetentionDays: v.SIGNALS_RETENTION_DAYS ?? null,
     workers: v.ASYNC_WORKERS,
   });

@@ -3,6 +3,7 @@ import type { Background } from "./alpine/background";
 import type { mountAlpine } from "./alpine/routes";
 import type { RemoteSignals } from "./alpine/signals/remote";
 import type { remoteRoutes } from "./alpine/signals/routes";
+import type { SignalSource } from "./alpine/webhooks/source";
 import { Argo, type ArgoOptions } from "./argo/argo";
 import type { Config } from "./config";
 import { Admission } from "./http/admit";
@@ -26,6 +27,8 @@ export type Deps = AsyncDisposable & {
   /** Null for the role `alpine`, which has `remote` instead. */
   argo: Argo | null;
   remote: { signals: RemoteSignals; routes: typeof remoteRoutes } | null;
+  /** The sequence of signals, for webhooks; null for the role `argo`. */
+  webhookSource: SignalSource | null;
   /** Null for the role `argo`, which loads nothing of it, its routes included. */
   alpine: Alpine | null;
   mountAlpine: typeof mountAlpine | null;
@@ -108,7 +111,8 @@ export async function openDeps(config: Config, overrides: Overrides = {}): Promi
     wakeEachOther(argo.writer, redis);
   }
   watchAll(metrics, { argo, remote: remote?.signals ?? null, alpine, redis, limiter, shared });
-  const common = { config, log, now, argo, remote };
+  const webhookSource = alpine && (await sourceOf(signals));
+  const common = { config, log, metrics, now, argo, remote, webhookSource };
   const tasks = alpine && config.backgroundTasks ? { ...common, alpine } : null;
   const background = tasks && inBackground(tasks);
   return {
@@ -118,6 +122,7 @@ export async function openDeps(config: Config, overrides: Overrides = {}): Promi
     now,
     argo,
     remote,
+    webhookSource,
     alpine,
     mountAlpine: accounts.mountAlpine,
     redis,
@@ -135,13 +140,28 @@ export async function openDeps(config: Config, overrides: Overrides = {}): Promi
   };
 }
 
-type Tasks = Pick<Deps, "config" | "log" | "now" | "argo" | "remote"> & { alpine: Alpine };
+type Tasks = Pick<
+  Deps,
+  "config" | "log" | "metrics" | "now" | "argo" | "remote" | "webhookSource"
+> & {
+  alpine: Alpine;
+};
+
+/** For those who have accounts as well. */
+async function sourceOf({
+  argo,
+  remote,
+}: Pick<Deps, "argo" | "remote">): Promise<SignalSource | null> {
+  if (!argo) return remote && remote.signals.source;
+  const { localSource } = await import("./alpine/webhooks/source");
+  return localSource(argo);
+}
 
 /** Libraries load while accounts start, and not before the listener has had a moment. */
 const loadAfterMs = 100;
 
 /** Starts behind accounts, which start behind the listener. */
-function inBackground({ argo, remote, ...common }: Tasks): AsyncDisposable {
+function inBackground({ argo, remote, webhookSource: source, ...common }: Tasks): AsyncDisposable {
   const signals = argo
     ? {
         headId: () => argo.reader.look().maxId,
@@ -154,7 +174,7 @@ function inBackground({ argo, remote, ...common }: Tasks): AsyncDisposable {
     const { Background } = await import("./alpine/background");
     await common.alpine.started;
     if (ended) return null;
-    return new Background({ ...common, signals });
+    return new Background({ ...common, signals, source });
   };
   const begun = begin().catch((error: unknown) => {
     // What ends the start is told by whoever waits for accounts.

@@ -8,6 +8,7 @@ import lists from "./migrations/0005_lists.sql" with { type: "text" };
 import prices from "./migrations/0006_prices.sql" with { type: "text" };
 import subscribers from "./migrations/0007_subscribers.sql" with { type: "text" };
 import sales from "./migrations/0008_sales.sql" with { type: "text" };
+import webhooks from "./migrations/0009_webhooks.sql" with { type: "text" };
 
 export type Migration = { name: string; sql: string };
 
@@ -21,4 +22,5 @@ export const migrations: readonly Migration[] = [
   { name: "0006_prices", sql: prices },
   { name: "0007_subscribers", sql: subscribers },
   { name: "0008_sales", sql: sales },
+  { name: "0009_webhooks", sql: webhooks },
 ];

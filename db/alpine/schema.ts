@@ -8,11 +8,13 @@ import {
   check,
   customType,
   date,
+  doublePrecision,
   index,
   integer,
   jsonb,
   pgTable,
   primaryKey,
+  smallint,
   text,
   timestamp,
   uniqueIndex,
@@ -505,6 +507,7 @@ export const notificationKinds = [
   "payment_failed",
   "key_expiring",
   "new_login",
+  "webhook_disabled",
 ] as const;
 export type NotificationKind = (typeof notificationKinds)[number];
 
@@ -561,6 +564,101 @@ export const notificationPreferences = pgTable(
     email: boolean("email").notNull(),
   },
   (t) => [primaryKey({ columns: [t.userId, t.kind] })],
+);
+
+export const webhookStatuses = ["enabled", "paused", "disabled"] as const;
+export type WebhookStatus = (typeof webhookStatuses)[number];
+/** `owner`, `plan`, `account`: paused. `gone` (410), `failing`: disabled. */
+export const webhookReasons = ["owner", "plan", "account", "gone", "failing"] as const;
+export type WebhookReason = (typeof webhookReasons)[number];
+
+/** Where a user has signals sent to. */
+export const webhooks = pgTable(
+  "webhooks",
+  {
+    id: uuid("id").primaryKey(),
+    userId: uuid("user_id")
+      .notNull()
+      .references(() => users.id, { onDelete: "cascade" }),
+    url: text("url").notNull(),
+    description: text("description"),
+    symbol: text("symbol"),
+    strategy: text("strategy"),
+    minConfidence: doublePrecision("min_confidence"),
+    premiumOnly: boolean("premium_only").notNull(),
+    /** Sealed: it must be read again to sign with. */
+    secret: bytes("secret").notNull(),
+    /** The one before, which signs as well until then. */
+    oldSecret: bytes("old_secret"),
+    oldSecretUntil: at("old_secret_until"),
+    status: text("status").$type<WebhookStatus>().notNull(),
+    reason: text("reason").$type<WebhookReason>(),
+    /** All signals up to this id have been handed over that it is to be sent. */
+    place: bigint("place", { mode: "number" }).notNull(),
+    createdAt: at("created_at").notNull(),
+    updatedAt: at("updated_at").notNull(),
+    /** The first failure since anything was delivered last. */
+    failingSince: at("failing_since"),
+    /** The receiver has asked to be left alone until then. */
+    notBefore: at("not_before"),
+    /** Whoever sends has it to themselves until then, by the clock of the database. */
+    leasedUntil: at("leased_until"),
+  },
+  (t) => [
+    index("idx_webhook_user").on(t.userId, t.createdAt, t.id),
+    index("idx_webhook_place")
+      .on(t.place)
+      .where(sql`${t.status} = 'enabled'`),
+    check("webhooks_status", oneOf("status", webhookStatuses)),
+    check("webhooks_reason", oneOf("reason", webhookReasons)),
+  ],
+);
+
+export const messageTypes = ["signal.created", "webhook.test"] as const;
+export type MessageType = (typeof messageTypes)[number];
+export const messageStatuses = ["waiting", "delivered", "failed"] as const;
+export type MessageStatus = (typeof messageStatuses)[number];
+
+/** What is sent to webhooks: those that wait are the outbox, the others the log. */
+export const webhookMessages = pgTable(
+  "webhook_messages",
+  {
+    id: uuid("id").primaryKey(),
+    webhookId: uuid("webhook_id")
+      .notNull()
+      .references(() => webhooks.id, { onDelete: "cascade" }),
+    type: text("type").$type<MessageType>().notNull(),
+    /** Null for a test, and for a signal of a table that was made anew since. */
+    signalId: bigint("signal_id", { mode: "number" }),
+    /** What is signed and sent, the same each time. */
+    body: text("body").notNull(),
+    status: text("status").$type<MessageStatus>().notNull(),
+    /** 0 for what has just come, which goes before 1: what is sent again. */
+    lane: smallint("lane").notNull(),
+    attempts: integer("attempts").notNull(),
+    /** Null when it is not to be sent any more. */
+    nextAttemptAt: at("next_attempt_at"),
+    /** Of the last attempt: the answer's status, or why there was none. */
+    lastStatus: integer("last_status"),
+    lastError: text("last_error"),
+    lastAttemptAt: at("last_attempt_at"),
+    durationMs: integer("duration_ms"),
+    createdAt: at("created_at").notNull(),
+    endedAt: at("ended_at"),
+  },
+  (t) => [
+    uniqueIndex("idx_message_once").on(t.webhookId, t.signalId),
+    index("idx_message_created").on(t.webhookId, t.createdAt, t.id),
+    index("idx_message_status").on(t.webhookId, t.status, t.createdAt, t.id),
+    index("idx_message_due")
+      .on(t.webhookId, t.lane, t.nextAttemptAt, t.signalId)
+      .where(sql`${t.nextAttemptAt} IS NOT NULL`),
+    index("idx_message_ended")
+      .on(t.endedAt)
+      .where(sql`${t.endedAt} IS NOT NULL`),
+    check("messages_type", oneOf("type", messageTypes)),
+    check("messages_status", oneOf("status", messageStatuses)),
+  ],
 );
 
 /** How far a job has read that goes through something in order. */

@@ -12,6 +12,7 @@ import type { EmbeddedPostgres } from "../platform/embedded";
 import type { Postgres, PostgresOptions } from "../platform/postgres";
 import type { Cache, Namespace } from "../platform/cache";
 import { Outbox } from "../platform/mail";
+import { Outbound } from "../platform/outbound";
 import type { Redis } from "../platform/redis";
 import { absentSeconds } from "./users/lookup";
 import { User } from "./users/schema";
@@ -58,7 +59,11 @@ export class Alpine implements AsyncDisposable {
   readonly refreshTokens: RefreshTokens;
   /** For the secrets of second factors. */
   readonly seal: Seal;
+  /** For the secrets of webhooks. */
+  readonly webhookSeal: Seal;
   readonly outbox: Outbox;
+  /** Posts to where users have signals sent. */
+  readonly outbound: Outbound;
   readonly cursors: Cursors;
   /** Users by their id, as answers show them. */
   readonly users: Namespace<User | null>;
@@ -85,6 +90,8 @@ export class Alpine implements AsyncDisposable {
     const secrets = jwtSecrets(config);
     this.refreshTokens = new RefreshTokens(secrets[0] ?? "");
     this.seal = new Seal(secrets, "second factor");
+    this.webhookSeal = new Seal(secrets, "webhook");
+    this.outbound = new Outbound({ allowPrivate: config.webhooksAllowPrivate });
     const { smtpUrl, mailFrom: from } = config;
     this.outbox = new Outbox({ smtpUrl, from, showLinks, log });
     const cursorKey = deriveKey(secrets[0] ?? "", "cursor");

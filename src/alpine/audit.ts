@@ -48,6 +48,11 @@ export const auditEvents = [
   "payment_recorded",
   "payment_failed",
   "payment_refunded",
+  "webhook_created",
+  "webhook_changed",
+  "webhook_secret_rotated",
+  "webhook_deleted",
+  "webhook_stopped",
 ] as const;
 export type AuditEvent = (typeof auditEvents)[number];
 

@@ -2,12 +2,15 @@ import type { Config } from "../config";
 import { AppError } from "../errors";
 import { Jobs, type Task } from "../platform/jobs";
 import type { Logger } from "../platform/log";
+import type { Metrics } from "../platform/metrics";
 import type { Alpine } from "./alpine";
 import { fanOut, SignalNews } from "./notifications/fan-out";
 import { tellExpiring } from "./notifications/key-expiring";
 import { sendDue } from "./notifications/mailer";
 import { type PremiumSource, SignalWatch } from "./notifications/watch";
 import { forgetAll, forgetDeliveries } from "./retention";
+import type { SignalSource } from "./webhooks/source";
+import { WebhookTasks } from "./webhooks/tasks";
 
 type Options = {
   config: Config;
@@ -16,6 +19,9 @@ type Options = {
   alpine: Alpine;
   /** Where new premium signals are seen; null where this process has no signal file. */
   signals: PremiumSource | null;
+  /** Where webhooks have them from. */
+  source: SignalSource | null;
+  metrics: Metrics;
   /** How often signals and mails are looked for. */
   lookEveryMs?: number;
 };
@@ -25,6 +31,7 @@ const fanOutName = "premium_signal";
 /** What accounts need done that no request waits for. */
 export class Background implements AsyncDisposable {
   readonly jobs: Jobs;
+  readonly #webhooks: WebhookTasks;
   readonly #timers: Timer[] = [];
   readonly #running = new Set<Promise<void>>();
   readonly #ending = new AbortController();
@@ -38,12 +45,15 @@ export class Background implements AsyncDisposable {
       tasks: this.#tasks(),
       log,
     });
+    const embedded = config.databaseUrl === null;
+    this.#webhooks = new WebhookTasks({ ...options, embedded });
     this.#look();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#ending.abort();
     for (const timer of this.#timers) clearInterval(timer);
+    await this.#webhooks[Symbol.asyncDispose]();
     await Promise.all(this.#running);
     await this.jobs[Symbol.asyncDispose]();
   }
@@ -88,6 +98,7 @@ export class Background implements AsyncDisposable {
         if (this.jobs.up && (await watch.look())) this.jobs.wake(fanOutName);
       });
     }
+    this.#every("webhooks not looked after", () => this.#webhooks.look());
     const { outbox } = alpine;
     if (!outbox.sends) return;
     this.#every("mails not sent", async () => {

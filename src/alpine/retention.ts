@@ -13,6 +13,7 @@ import {
   usage,
   type UserRole,
   users,
+  webhookMessages,
 } from "../../db/alpine/schema";
 import { clocksApartMs } from "./clocks";
 import type { Database } from "./database";
@@ -25,6 +26,8 @@ const sessionsKeptMs = 30 * dayMs;
 const recordsKeptMs = 400 * dayMs;
 const readKeptMs = 30 * dayMs;
 const unreadKeptMs = 90 * dayMs;
+/** What was sent to webhooks, or could not be. */
+const sentKeptMs = 7 * dayMs;
 /** In one statement: more wait for the next round, so that nobody waits for them. */
 const rowsAtOnce = 5_000;
 const usersAtOnce = 500;
@@ -49,6 +52,7 @@ export async function forgetExpired(db: Database, nowMs: number): Promise<boolea
       providerEvents,
       and(isNull(providerEvents.subject), lt(providerEvents.appliedAt, before(recordsKeptMs))),
     ],
+    [webhookMessages, lt(webhookMessages.endedAt, before(sentKeptMs))],
     [notifications, lt(notifications.readAt, before(readKeptMs))],
     // Those that went by mail alone as well.
     [

@@ -16,11 +16,13 @@ import { soldRoutes } from "./subscriptions/admin.routes";
 import { subscriptionRoutes } from "./subscriptions/routes";
 import { usageRoutes } from "./usage/routes";
 import { userRoutes } from "./users/routes";
+import { webhookRoutes } from "./webhooks/routes";
+import type { SignalSource } from "./webhooks/source";
 
 /** Mounts every route of the control plane. */
 export function mountAlpine(
   app: OpenAPIHono<AppEnv>,
-  plane: Plane & { signalsById: SignalsById },
+  plane: Plane & { signalsById: SignalsById; source: SignalSource },
 ): void {
   const modules = [
     authRoutes,
@@ -38,6 +40,7 @@ export function mountAlpine(
     paymentRoutes,
     stripeRoutes,
     revenueRoutes,
+    webhookRoutes,
   ];
   for (const routes of modules) app.route("/", routes(plane));
 }

@@ -20,7 +20,7 @@ const fileName = "jwt.secret";
 export const secretPath = ({ dataDir }: Pick<Config, "dataDir">): string => join(dataDir, fileName);
 
 /** What the secrets of the operator are used for: each use has a key of its own. */
-export type Use = "access token" | "refresh token" | "second factor" | "cursor";
+export type Use = "access token" | "refresh token" | "second factor" | "webhook" | "cursor";
 
 /**
  * The secrets, the first of which is used and all of which are accepted: said in the

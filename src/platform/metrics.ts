@@ -44,6 +44,12 @@ export class Metrics {
   readonly streamsEnded = this.#add(
     new HeldCounter("argo_streams_ended_total", "Streams of signals that ended, by reason."),
   );
+  readonly webhookAttempts = this.#add(
+    new HeldCounter(
+      "webhook_attempts_total",
+      "Messages posted to webhooks, by what came of it: delivered, again (tried later) or failed (for good).",
+    ),
+  );
   readonly cacheHits = this.#add(
     new HeldCounter("redis_cache_hits_total", "Look-ups that the cache answered, by namespace."),
   );

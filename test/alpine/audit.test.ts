@@ -8,13 +8,14 @@ import { type AuditEvent, auditEvents } from "../../src/alpine/audit.ts";
 import { openAccounts, PASSWORD, type Member } from "../harness/accounts.ts";
 import { smtp } from "../harness/smtp.ts";
 import { alpineOf, person } from "./people.ts";
+import { receiver } from "./webhooks/receiver.ts";
 
 type Tokens = { access_token: string; refresh_token: string };
 type Who = Pick<Member, "id"> | null;
 
 test("each event is driven through its route, and written with all that it must have", async () => {
   await using sink = await smtp();
-  const env = { SMTP_URL: sink.url, TRUST_PROXY: "1" };
+  const env = { SMTP_URL: sink.url, TRUST_PROXY: "1", WEBHOOKS_ALLOW_PRIVATE: "true" };
   await using at = await openAccounts({ env });
   const alpine = alpineOf(at);
   const expected = new Map<AuditEvent, { actor: Who; subject: Who; address: string }>();
@@ -274,6 +275,31 @@ test("each event is driven through its route, and written with all that it must 
     await post("payment_refunded", theirs, 201, refund, part, boss);
     const rest = { amount_minor: amount_minor - 1, reference: "back 2", end: true };
     await post("subscription_ended", theirs, 201, refund, rest, boss);
+  }
+
+  // Webhooks: made, changed, given another secret, gone, deleted.
+  {
+    const owner = await person(at, { tier: "elite" });
+    await using bot = receiver();
+    bot.answer = () => new Response("no", { status: 410 });
+    const hook = (
+      event: AuditEvent,
+      status: number,
+      method: string,
+      path: string,
+      body?: unknown,
+    ) =>
+      drive<{ id: string }>(event, [owner, owner], status, [
+        method,
+        `/api/webhooks${path}`,
+        body,
+        owner.access,
+      ]);
+    const { id } = await hook("webhook_created", 201, "POST", "", { url: bot.url });
+    await hook("webhook_changed", 200, "PATCH", `/${id}`, { description: "a bot" });
+    await hook("webhook_secret_rotated", 201, "POST", `/${id}/secret`);
+    await hook("webhook_stopped", 200, "POST", `/${id}/test`);
+    await hook("webhook_deleted", 204, "DELETE", `/${id}`);
   }
 
   // Limits, and the end.

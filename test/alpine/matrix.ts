@@ -126,6 +126,21 @@ export const ROUTES: Record<string, [right: Right, status: number, path?: string
     422,
     `/api/admin/payments/${SOMEBODY}/refund`,
   ],
+  // A starter's plan has no webhooks: what is wrong with the body is said first.
+  "POST /api/webhooks": ["account", 422],
+  "GET /api/webhooks": ["account", 200],
+  "GET /api/webhooks/:id": ["account", 404, `/api/webhooks/${SOMEBODY}`],
+  "PATCH /api/webhooks/:id": ["account", 422, `/api/webhooks/${SOMEBODY}`],
+  "DELETE /api/webhooks/:id": ["account", 404, `/api/webhooks/${SOMEBODY}`],
+  "POST /api/webhooks/:id/secret": ["account", 404, `/api/webhooks/${SOMEBODY}/secret`],
+  "POST /api/webhooks/:id/test": ["account", 404, `/api/webhooks/${SOMEBODY}/test`],
+  "GET /api/webhooks/:id/deliveries": ["account", 404, `/api/webhooks/${SOMEBODY}/deliveries`],
+  "POST /api/webhooks/:id/deliveries/:delivery/replay": [
+    "account",
+    404,
+    `/api/webhooks/${SOMEBODY}/deliveries/${SOMEBODY}/replay`,
+  ],
+  "POST /api/webhooks/:id/replay": ["account", 422, `/api/webhooks/${SOMEBODY}/replay`],
   "POST /api/webhooks/stripe": ["anybody", 404],
   "GET /api/admin/revenue": ["admin:read", 200],
 };

@@ -11,11 +11,15 @@ import { sendDue } from "../../src/alpine/notifications/mailer.ts";
 import { notify } from "../../src/alpine/notifications/notify.ts";
 import { forgetAll, forgetDeliveries } from "../../src/alpine/retention.ts";
 import { Usage } from "../../src/alpine/usage/usage.ts";
+import { rewindPlaces } from "../../src/alpine/webhooks/enqueue.ts";
+import { WebhookTasks } from "../../src/alpine/webhooks/tasks.ts";
 import { Meters } from "../../src/http/meter.ts";
 import { createLog } from "../../src/platform/log.ts";
 import { openAccounts, PASSWORD, type Accounts } from "../harness/accounts.ts";
+import { signal } from "../harness/app.ts";
 import { alpineOf, person } from "./people.ts";
 import { Customer, openShop, send } from "./stripe/world.ts";
+import { receiver } from "./webhooks/receiver.ts";
 
 const USERS = 100_000;
 /** Rows of what is looked for by its own index alone. */
@@ -24,11 +28,11 @@ const OTHERS = 20_000;
 const SUMS = /FROM revenue_movements WHERE at <=/;
 /** Tables that grow with the number of users. */
 const TABLES =
-  /^(users|sessions|refresh_tokens|api_keys|audit_log|one_time_tokens|usage|notifications|notification_preferences|deliveries|subscriptions|invoices|payments|provider_events)$/;
+  /^(users|sessions|refresh_tokens|api_keys|audit_log|one_time_tokens|usage|notifications|notification_preferences|deliveries|subscriptions|invoices|payments|provider_events|webhooks|webhook_messages)$/;
 
 let at: Accounts;
 beforeAll(async () => {
-  at = await openShop({ backend: "postgres" });
+  at = await openShop({ backend: "postgres", env: { WEBHOOKS_ALLOW_PRIVATE: "true" } });
 });
 afterAll(() => at[Symbol.asyncDispose]());
 
@@ -102,6 +106,18 @@ async function fill(): Promise<void> {
     SELECT ${id}, 'premium_signal', true, n % 3 = 0 FROM ${some}`);
   await db.execute(sql`
     INSERT INTO deliveries (user_id, signal_id, delivered_at) SELECT ${id}, n, ${before} FROM ${some}`);
+  await db.execute(sql`
+    INSERT INTO webhooks (id, user_id, url, premium_only, secret, status, place, created_at,
+      updated_at)
+    SELECT ${id}, ${id}, 'https://example.com/', false, ${hash},
+      CASE WHEN n % 4 >= 2 AND n % 50 <> 0 THEN 'enabled' ELSE 'paused' END, 1000000000, ${before}, ${before} FROM ${some}`);
+  await db.execute(sql`
+    INSERT INTO webhook_messages (id, webhook_id, type, signal_id, body, status, lane, attempts,
+      next_attempt_at, created_at, ended_at)
+    SELECT ${id}, ${id}, 'signal.created', n, '{}',
+      (ARRAY['delivered', 'failed', 'waiting'])[1 + n % 3], 1, 1,
+      CASE WHEN n % 3 = 2 THEN ${later}::timestamptz END, ${before},
+      CASE WHEN n % 3 < 2 THEN ${before} END FROM ${some}`);
   await db.execute(sql`VACUUM ANALYZE`);
 }
 
@@ -140,6 +156,7 @@ test("no query of any route reads a table from end to end", async () => {
     const route = path
       .replace(/\?.*/, "")
       .replace(/[0-9a-f]{8}-[0-9a-f-]{27}/, ":id")
+      .replace(/[0-9a-f]{8}-[0-9a-f-]{27}/, ":delivery")
       .replace(/plans\/\w+$/, "plans/:tier");
     driven.add(`${method} ${route}`);
     return at.must<Record<string, string>>(status, method, path, body, by);
@@ -294,6 +311,55 @@ async function driveMoney(call: Call, email: string, boss: string): Promise<void
   await alpineOf(at).settle();
 }
 
+/** Makes a webhook and does with it what can be done. */
+async function driveWebhooks(call: Call, email: string): Promise<void> {
+  await using bot = receiver();
+  const { log, metrics, now, webhookSource: source } = at.app.deps;
+  const alpine = alpineOf(at);
+  await using tasks = new WebhookTasks({ alpine, source, embedded: false, now, log, metrics });
+  const { id: userId = "", access: by } = await at.login(email);
+  await alpine.changes.write(async (tx, tell) => {
+    await tx.execute(sql`UPDATE users SET tier = 'elite' WHERE id = ${userId}::uuid`);
+    tell({ kind: "user", id: userId });
+  });
+  const { id } = await call(
+    201,
+    "POST",
+    "/api/webhooks",
+    { url: bot.url },
+    (await at.login(email)).access,
+  );
+  const path = `/api/webhooks/${id}`;
+  for (const status of [200, 500]) {
+    bot.answer = () => new Response(null, { status });
+    await at.app.post(signal({ entry_price: status }));
+    await tasks.look();
+    await tasks.sender.idle();
+  }
+  await call(200, "POST", `${path}/test`, undefined, by);
+  for (const status of ["", "&status=failed"]) {
+    const log = `${path}/deliveries?limit=1${status}`;
+    const { next_cursor: cursor } = await call(200, "GET", log, undefined, by);
+    if (cursor) await call(200, "GET", `${log}&cursor=${cursor}`, undefined, by);
+  }
+  const { deliveries } = await call(200, "GET", `${path}/deliveries`, undefined, by);
+  const [delivery] = deliveries as unknown as { id: string }[];
+  await call(202, "POST", `${path}/deliveries/${delivery?.id}/replay`, undefined, by);
+  await call(202, "POST", `${path}/replay`, { since_id: 0 }, by);
+  await call(201, "POST", `${path}/secret`, undefined, by);
+  await call(200, "GET", "/api/webhooks?limit=1", undefined, by);
+  await call(200, "GET", path, undefined, by);
+  await call(200, "PATCH", path, { status: "paused" }, by);
+  await call(200, "PATCH", path, { status: "enabled" }, by);
+  bot.answer = () => new Response(null, { status: 410 });
+  await call(202, "POST", `${path}/replay`, { since_id: 0 }, by);
+  await tasks.look();
+  await tasks.sender.idle();
+  await rewindPlaces(at.db(), 2_000_000_000);
+  expect((await at.call("GET", "/api/users/export", undefined, by)).status).toBe(200);
+  await call(204, "DELETE", path, undefined, by);
+}
+
 async function driveAll(call: Call): Promise<void> {
   const { alpine, config, log, metrics, now, admission } = at.app.deps;
   if (!alpine) throw new Error("there are no accounts");
@@ -414,6 +480,7 @@ async function driveAll(call: Call): Promise<void> {
   await call(200, "GET", "/api/admin/plans", undefined, boss);
   await call(200, "PATCH", "/api/admin/plans/pro", { premium: true, streams_max: 6 }, boss);
   await driveMoney(call, moved, boss);
+  await driveWebhooks(call, moved);
 
   token = (await at.login(moved)).access;
   await at.must(200, "GET", "/api/signals/latest", undefined, token);

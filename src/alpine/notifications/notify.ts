@@ -11,6 +11,7 @@ export const usual: Record<NotificationKind, Wanted> = {
   payment_failed: { inApp: true, email: true },
   key_expiring: { inApp: true, email: true },
   new_login: { inApp: true, email: true },
+  webhook_disabled: { inApp: true, email: true },
 };
 
 export type News = {

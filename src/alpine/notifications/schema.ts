@@ -50,6 +50,7 @@ const each = <T extends z.ZodType>(shape: T): Record<NotificationKind, T> => ({
   payment_failed: shape,
   key_expiring: shape,
   new_login: shape,
+  webhook_disabled: shape,
 });
 
 export const Preferences = z.object(each(z.object(flags))).openapi("NotificationPreferences");
@@ -85,5 +86,6 @@ export const preferencesOf = (wanted: Record<NotificationKind, Wanted>): Prefere
     payment_failed: shown("payment_failed"),
     key_expiring: shown("key_expiring"),
     new_login: shown("new_login"),
+    webhook_disabled: shown("webhook_disabled"),
   };
 };

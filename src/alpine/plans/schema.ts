@@ -24,7 +24,11 @@ const shape = {
   delay_seconds: whole(0, delaySecondsMax, "How long after its arrival a signal is withheld."),
   requests_per_minute: whole(1, anyNumber, "Reads of signals."),
   streams_max: whole(0, 10_000, "Streams at once; one more ends the oldest."),
-  webhooks_max: whole(0, 10_000, "For outbound webhooks, once there are any."),
+  webhooks_max: whole(
+    0,
+    10_000,
+    "Webhooks that are enabled at once; beyond it the newest are paused.",
+  ),
   history_days: whole(1, 36_500).nullable().openapi({
     description: "How far back the journal of deliveries reaches; null: without end.",
   }),

@@ -11,6 +11,7 @@ import { secureHeaders } from "../../http/policy";
 import { Upstream, type UpstreamAnswer, wholeBody } from "../../platform/fetch";
 import { Gate } from "../../platform/gate";
 import type { PremiumSignals, PremiumSource } from "../notifications/watch";
+import type { SignalSource, Slice } from "../webhooks/source";
 
 export type RemoteOptions = {
   /** Where argo is, without a slash at the end. */
@@ -36,6 +37,7 @@ type Told = { body: Uint8Array<ArrayBuffer>; ids: readonly number[] };
 type Kept = { variant: Variant; bytes: number };
 
 const away = "Signals are not available at the moment. Try again.";
+const exportPath = "/api/signals/export?since_id=";
 const perReaderMax = 6;
 const perReaderWaitingMax = 1_000;
 const entriesMax = 1_024;
@@ -69,8 +71,19 @@ export class RemoteSignals implements Disposable {
   readonly #readers = new Map<string, Gate>();
   /** New premium signals, for whoever tells of them. */
   readonly premium: PremiumSource = {
-    headId: async () => (await this.variant(ownAsk(`${latestPath}?limit=1`), false)).head,
+    headId: () => this.#headOf(fullView),
     after: (id, shownMax) => this.#premiumAfter(id, shownMax),
+  };
+  /** What each view sees, for webhooks: nothing tells of news, it is asked for. */
+  readonly source: SignalSource = {
+    maxId: () => this.#headOf(fullView),
+    follow: (view) =>
+      Promise.resolve({
+        ended: false,
+        position: () => this.#headOf(view),
+        after: (sinceId, rowsMax) => this.#slice(view, sinceId, rowsMax),
+        close: () => undefined,
+      }),
   };
   #bytes = 0;
 
@@ -157,8 +170,28 @@ export class RemoteSignals implements Disposable {
     this.upstream[Symbol.dispose]();
   }
 
+  async #headOf(view: View): Promise<number> {
+    return (await this.variant({ ...ownAsk(`${latestPath}?limit=1`), view }, false)).head;
+  }
+
+  /** The first lines of what the export has after an id; the rest is left unread. */
+  async #slice(view: View, sinceId: number, rowsMax: number): Promise<Slice> {
+    const { body, head } = await this.stream({ ...ownAsk(`${exportPath}${sinceId}`), view });
+    const lines: string[] = [];
+    let begun = "";
+    for await (const text of body.pipeThrough(new TextDecoderStream())) {
+      const parts = (begun + text).split("\n");
+      begun = parts.pop() ?? "";
+      lines.push(...parts);
+      if (lines.length < rowsMax) continue;
+      const taken = lines.slice(0, rowsMax);
+      return { lines: taken, untilId: (JSON.parse(taken.at(-1) ?? "") as ReceivedSignal).id };
+    }
+    return { lines, untilId: Math.max(sinceId, Number(head)) };
+  }
+
   async #premiumAfter(id: number, shownMax: number): Promise<PremiumSignals> {
-    const { body, head } = await this.stream(ownAsk(`/api/signals/export?since_id=${id}`));
+    const { body, head } = await this.stream(ownAsk(`${exportPath}${id}`));
     const found: PremiumSignals = { count: 0, shown: [], untilId: Number(head) };
     let begun = "";
     for await (const text of body.pipeThrough(new TextDecoderStream())) {

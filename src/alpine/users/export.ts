@@ -13,7 +13,7 @@ import {
   notificationsOf,
   wantedOf,
 } from "../notifications/store";
-import { allRows, timePlaceOf } from "../page";
+import { allRows, type TimePlace, timePlaceOf } from "../page";
 import { Payment, paymentOf } from "../payments/schema";
 import { findPayments, paymentPlaceOf } from "../payments/store";
 import type { Plane } from "../plane";
@@ -28,6 +28,8 @@ import {
   type UsagePlace,
   usagePlaceOf,
 } from "../usage/store";
+import { WebhookDelivery, webhookDeliveryOf, Webhook, webhookOf } from "../webhooks/schema";
+import { messagesOf, webhooksOf } from "../webhooks/store";
 import { PastSession, sessionOf, User, userOf } from "./schema";
 import { sessionsOf, userById } from "./store";
 
@@ -45,6 +47,8 @@ export const AccountExport = z
     subscriptions: z.array(Subscription),
     invoices: z.array(Invoice),
     payments: z.array(Payment),
+    webhooks: z.array(Webhook),
+    webhook_deliveries: z.array(WebhookDelivery),
     audit: z.array(AuditRecord),
   })
   .openapi("AccountExport");
@@ -114,6 +118,12 @@ export async function exportAccount(
       paymentPlaceOf,
       paymentOf,
     ),
+    webhooks: allRows(
+      (after, limit) => webhooksOf(alpine.db(), userId, after, limit),
+      timePlaceOf,
+      webhookOf,
+    ),
+    webhook_deliveries: sentTo(plane, userId),
     audit: allRows(
       (after: number | null, limit) =>
         auditEntries(alpine.db(), { subjectId: userId }, after, limit),
@@ -122,6 +132,20 @@ export async function exportAccount(
     ),
   };
   return streamOf(textsOf(head, lists));
+}
+
+async function* sentTo({ alpine }: Plane, userId: string): AsyncGenerator<WebhookDelivery[]> {
+  const hooks = (after: TimePlace | null, limit: number) =>
+    webhooksOf(alpine.db(), userId, after, limit);
+  for await (const page of allRows(hooks, timePlaceOf, ({ id }) => id)) {
+    for (const id of page) {
+      yield* allRows(
+        (after: TimePlace | null, limit) => messagesOf(alpine.db(), id, undefined, after, limit),
+        timePlaceOf,
+        webhookDeliveryOf,
+      );
+    }
+  }
 }
 
 /** Where an administrator came from is theirs to tell. */

@@ -168,6 +168,7 @@ describe("preferences", () => {
       payment_failed: { in_app: true, email: true },
       key_expiring: { in_app: true, email: true },
       new_login: { in_app: true, email: true },
+      webhook_disabled: { in_app: true, email: true },
     };
     expect(await at.must<unknown>(200, "GET", path, undefined, one.access)).toEqual(usual);
     const change = { payment_failed: { in_app: false, email: false } };

@@ -1,0 +1,72 @@
+import { and, eq } from "drizzle-orm";
+import { webhookMessages } from "../../../db/alpine/schema";
+import { AppError } from "../../errors";
+import type { Account } from "../../http/guard";
+import type { Origin } from "../audit";
+import { limitWrites } from "../auth/limits";
+import { first } from "../database";
+import type { Plane } from "../plane";
+import { enqueueAgain } from "./enqueue";
+import { type Replayed, replayMax, type WebhookDelivery, webhookDeliveryOf } from "./schema";
+import type { SignalSource } from "./source";
+import { missing, webhookOfUser } from "./store";
+
+const signalsAtOnce = 200;
+
+/** @throws AppError 404; 409 for one that is not enabled. */
+async function mustBeEnabled({ alpine }: Plane, userId: string, id: string): Promise<void> {
+  const { status } = await webhookOfUser(alpine.db(), userId, id);
+  if (status === "enabled") return;
+  throw new AppError("conflict", `The webhook is ${status}. Enable it first.`);
+}
+
+/** Has a delivery be sent again, with its own id. @throws AppError 404, 409, 429. */
+export async function replayDelivery(
+  plane: Plane,
+  account: Account,
+  { id, delivery }: { id: string; delivery: string },
+  origin: Origin,
+): Promise<WebhookDelivery> {
+  const { alpine, now } = plane;
+  await limitWrites(plane, account, origin);
+  await mustBeEnabled(plane, account.userId, id);
+  const again = { status: "waiting", lane: 1, attempts: 0, endedAt: null } as const;
+  const rows = await alpine
+    .db()
+    .update(webhookMessages)
+    .set({ ...again, nextAttemptAt: new Date(now()) })
+    .where(and(eq(webhookMessages.id, delivery), eq(webhookMessages.webhookId, id)))
+    .returning();
+  return webhookDeliveryOf(first(rows) ?? missing("delivery"));
+}
+
+/**
+ * Has all signals after an id be sent that the owner sees and the webhook wants, whether they were
+ * before or not: those that were keep the ids of their deliveries.
+ * @throws AppError 404, 409, 429, 503.
+ */
+export async function replaySince(
+  plane: Plane & { source: SignalSource },
+  account: Account,
+  id: string,
+  sinceId: number,
+  origin: Origin,
+): Promise<Replayed> {
+  const { alpine, now, source } = plane;
+  await limitWrites(plane, account, origin);
+  await mustBeEnabled(plane, account.userId, id);
+  const followed = await source.follow(account.entitlement.view, () => undefined);
+  try {
+    const position = await followed.position();
+    let [lastId, queued] = [sinceId, 0];
+    while (lastId < position && queued <= replayMax - signalsAtOnce) {
+      const slice = await followed.after(lastId, signalsAtOnce);
+      queued += await enqueueAgain(alpine.db(), id, slice, now());
+      if (slice.untilId <= lastId) break;
+      lastId = slice.untilId;
+    }
+    return { queued, last_id: lastId, has_more: lastId < position };
+  } finally {
+    followed.close();
+  }
+}

@@ -1,0 +1,200 @@
+import { and, eq, sql } from "drizzle-orm";
+import {
+  type Tier,
+  type UserRole,
+  users,
+  webhookMessages,
+  webhooks,
+} from "../../../db/alpine/schema";
+import type { Logger } from "../../platform/log";
+import type { Metrics } from "../../platform/metrics";
+import type { Alpine } from "../alpine";
+import { type Database, first } from "../database";
+import { attempt, settleAttempt, shownFromMs, withhold } from "./attempt";
+import type { MessageRow, WebhookRow } from "./schema";
+
+type Options = {
+  alpine: Alpine;
+  now: () => number;
+  log: Logger;
+  metrics: Metrics;
+  /** Receivers at once. */
+  turnsMax: number;
+  random?: () => number;
+};
+
+/** For so long one receiver is sent its messages before it is looked who else waits. */
+const turnMs = 10_000;
+/** Above a turn, its last attempt and what it takes to write that down: a killed process is missed after it. */
+const leaseSeconds = 45;
+/** At the end an attempt under way has so long. */
+const endMs = 2_000;
+const nobody = "00000000-0000-0000-0000-000000000000";
+
+type Due = { webhook: WebhookRow; message: MessageRow; tier: Tier; role: UserRole };
+
+/**
+ * Sends what waits, to each receiver one message after the other, to many receivers at once: one
+ * that is slow keeps nobody else. A receiver is claimed by one process for a while; killed then, what
+ * it had not written down yet is sent once more, with the same id.
+ */
+export class WebhookSender {
+  readonly #turns = new Map<string, Promise<void>>();
+  readonly #ending = new AbortController();
+  /** Who was claimed last: the others come first. */
+  #after = nobody;
+  #claiming: Promise<void> | null = null;
+  #again = false;
+  #closed = false;
+
+  constructor(private readonly options: Options) {}
+
+  /** Claims whoever waits, as far as there is room. What fails is told, and tried again. */
+  look(): Promise<void> {
+    if (this.#claiming) {
+      this.#again = true;
+      return this.#claiming;
+    }
+    this.#claiming = this.#claimAll().finally(() => {
+      this.#claiming = null;
+    });
+    return this.#claiming;
+  }
+
+  /** Once nothing is under way. */
+  async idle(): Promise<void> {
+    while (this.#claiming || this.#turns.size > 0) {
+      await this.#claiming?.catch(() => undefined);
+      await Promise.all(this.#turns.values());
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    const late = setTimeout(() => this.#ending.abort(), endMs);
+    this.#closed = true;
+    await this.idle();
+    clearTimeout(late);
+  }
+
+  async #claimAll(): Promise<void> {
+    do {
+      this.#again = false;
+      const room = this.options.turnsMax - this.#turns.size;
+      if (this.#closed || room <= 0) return;
+      const ids = await this.#claim(room);
+      for (const id of ids) this.#begin(id);
+      const all = ids.length < room;
+      // Those before the last one had to wait for it.
+      this.#again ||= all && this.#after !== nobody;
+      this.#after = all ? nobody : (ids.at(-1) ?? nobody);
+    } while (this.#again);
+  }
+
+  #begin(id: string): void {
+    const turn = this.#turn(id)
+      .catch((error: unknown) => {
+        this.options.log.debug({ webhook_id: id, reason: String(error) }, "webhook left for later");
+      })
+      .finally(() => {
+        this.#turns.delete(id);
+        // Somebody may have waited for room, and more may wait here.
+        void this.look().catch(() => undefined);
+      });
+    this.#turns.set(id, turn);
+  }
+
+  async #turn(id: string): Promise<void> {
+    const { alpine } = this.options;
+    const until = performance.now() + turnMs;
+    try {
+      while (!this.#closed && performance.now() < until) {
+        const due = await this.#next(alpine.db(), id);
+        if (!due || !(await this.#send(alpine.db(), due))) return;
+      }
+    } finally {
+      await alpine.db().update(webhooks).set({ leasedUntil: null }).where(eq(webhooks.id, id));
+    }
+  }
+
+  /** @returns false when this receiver is to be left alone for now. */
+  async #send(db: Database, { webhook, message, tier, role }: Due): Promise<boolean> {
+    const { alpine, now, metrics, random = Math.random } = this.options;
+    const { view } = alpine.plans.entitlementOf(tier, role);
+    const fromMs = shownFromMs(message, view);
+    if (fromMs === null || fromMs > now()) {
+      await withhold(db, message, fromMs, now());
+      return true;
+    }
+    const { outbound, webhookSeal: seal } = alpine;
+    const outcome = await attempt({ outbound, seal, now }, webhook, message, this.#ending.signal);
+    if (!outcome) return false;
+    const settled = await settleAttempt(db, webhook, message, outcome, random());
+    metrics.webhookAttempts.of({ outcome: settled }).value += 1;
+    return true;
+  }
+
+  /** Takes receivers that somebody waits for and nobody else sends to, in the order of their ids. */
+  async #claim(most: number): Promise<string[]> {
+    const { alpine, now } = this.options;
+    const at = sql`${new Date(now()).toISOString()}::timestamptz`;
+    const nextAfter = (id: ReturnType<typeof sql>) => sql`(
+      SELECT m.webhook_id FROM webhook_messages m
+      WHERE m.next_attempt_at IS NOT NULL AND m.webhook_id > ${id}
+      ORDER BY m.webhook_id LIMIT 1)`;
+    // From one webhook to the next by the index, however many messages wait for each.
+    const { rows } = await alpine.db().execute<{ id: string }>(sql`
+      WITH RECURSIVE waiting (id) AS (
+        SELECT ${nextAfter(sql`${this.#after}::uuid`)}
+        UNION ALL
+        SELECT ${nextAfter(sql`waiting.id`)} FROM waiting WHERE waiting.id IS NOT NULL
+      ), free AS (
+        SELECT w.id FROM waiting JOIN webhooks w ON w.id = waiting.id
+        WHERE w.status = 'enabled'
+          AND coalesce(w.leased_until, '-infinity') <= clock_timestamp()
+          AND coalesce(w.not_before, '-infinity') <= ${at}
+          AND (
+            EXISTS (SELECT 1 FROM webhook_messages m WHERE m.webhook_id = w.id AND m.lane = 0
+              AND m.next_attempt_at <= ${at})
+            OR EXISTS (SELECT 1 FROM webhook_messages m WHERE m.webhook_id = w.id AND m.lane = 1
+              AND m.next_attempt_at <= ${at}))
+        LIMIT ${most} FOR NO KEY UPDATE OF w SKIP LOCKED
+      )
+      UPDATE webhooks SET leased_until = clock_timestamp() + ${leaseSeconds} * interval '1 second'
+      FROM free WHERE webhooks.id = free.id
+      RETURNING webhooks.id`);
+    return rows.map(({ id }) => id).toSorted();
+  }
+
+  /** The next message of a receiver, with all that it takes to send it: what is new before what failed. */
+  async #next(db: Database, id: string): Promise<Due | null> {
+    const { now } = this.options;
+    const at = new Date(now());
+    const due = (lane: number) =>
+      db
+        .select()
+        .from(webhookMessages)
+        .where(
+          and(
+            eq(webhookMessages.webhookId, id),
+            eq(webhookMessages.lane, lane),
+            sql`${webhookMessages.nextAttemptAt} <= ${at.toISOString()}::timestamptz`,
+          ),
+        )
+        .orderBy(webhookMessages.nextAttemptAt, webhookMessages.signalId)
+        .limit(1);
+    const message = first(await due(0)) ?? first(await due(1));
+    if (!message) return null;
+    const [owned] = await db
+      .select({ webhook: webhooks, tier: users.tier, role: users.role })
+      .from(webhooks)
+      .innerJoin(users, and(eq(users.id, webhooks.userId), eq(users.isActive, true)))
+      .where(
+        and(
+          eq(webhooks.id, id),
+          eq(webhooks.status, "enabled"),
+          sql`coalesce(${webhooks.notBefore}, '-infinity') <= ${at.toISOString()}::timestamptz`,
+        ),
+      );
+    return owned ? { ...owned, message } : null;
+  }
+}
