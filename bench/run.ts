@@ -1,5 +1,6 @@
 import { parseArgs } from "node:util";
 import { analytics } from "./benches/analytics";
+import { delivery } from "./benches/delivery";
 import { due } from "./benches/due";
 import { fanout } from "./benches/fanout";
 import { ingest } from "./benches/ingest";
@@ -11,7 +12,9 @@ import { miss } from "./benches/miss";
 import { overshoot } from "./benches/overshoot";
 import { revoked } from "./benches/revoked";
 import { scale } from "./benches/scale";
+import { sockets } from "./benches/sockets";
 import { stale } from "./benches/stale";
+import { stalled } from "./benches/stalled";
 import { startup } from "./benches/startup";
 import { subscribed } from "./benches/subscribed";
 import { tail } from "./benches/tail";
@@ -44,6 +47,9 @@ const benches: readonly Bench[] = [
   overshoot,
   subscribed,
   due,
+  delivery,
+  sockets,
+  stalled,
   fanout,
   accounting,
   analytics,

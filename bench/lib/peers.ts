@@ -9,6 +9,7 @@ export type PeerName =
   | "raw-constant"
   | "raw-static"
   | "raw-sql"
+  | "raw-publish"
   | "hono-constant"
   | "elysia-sql"
   | "elysia-cache"
@@ -86,6 +87,7 @@ function commandFor(name: PeerName, label: string, port: number, start: PeerStar
     case "raw-constant":
     case "raw-static":
     case "raw-sql":
+    case "raw-publish":
     case "hono-constant":
       return { argv: [process.execPath, script(`${name}.ts`), given] };
     case "elysia-sql":
