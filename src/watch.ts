@@ -78,20 +78,28 @@ export function watchAll(metrics: Metrics, watched: Watched): void {
   const node = argo?.node;
   if (node) {
     rows.push(
-      ["gauge", "origin_up", "1 while the libSQL server answers.", () => Number(node.up)],
+      ["gauge", "origin_up", "1 while the libSQL server answers.", () => Number(node.up), "min"],
       [
         "gauge",
         "origin_stopped",
         "1 while an operator has to mend what it holds: nothing is copied or written.",
         () => Number(node.stopped !== null),
+        "max",
       ],
       ["counter", "origin_rows_total", "Signals copied from it.", () => node.rows],
-      ["gauge", "origin_lag_ids", "Ids that it has and this node has not.", () => node.lagIds],
+      [
+        "gauge",
+        "origin_lag_ids",
+        "Ids that it has and this node has not.",
+        () => node.lagIds,
+        "max",
+      ],
       [
         "gauge",
         "origin_lag_seconds",
         "For how long it is not known that nothing is missing.",
         () => node.lagSeconds,
+        "max",
       ],
     );
   }

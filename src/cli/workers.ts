@@ -19,10 +19,13 @@ export async function superviseWorkers(config: Config, words: string[]): Promise
   mustFitWorkers(config);
   mustBeFree(config);
   const stop = untilSignal();
+  let supervisor: Supervisor | null = null;
+  // Who is still being started is as new as can be; without a listener the signal would kill.
+  process.on("SIGUSR2", () => void supervisor?.reload());
   const { workers, role, logLevel, shutdownDelaySeconds } = config;
   const log = createLog(logLevel);
   try {
-    const supervisor = await Supervisor.start(
+    supervisor = await Supervisor.start(
       {
         workers,
         // What is said last counts.
@@ -40,7 +43,6 @@ export async function superviseWorkers(config: Config, words: string[]): Promise
       },
       stop,
     );
-    process.on("SIGUSR2", () => void supervisor.reload());
     const url = urlOf({ ...config, port: supervisor.port });
     log.info(
       { url, version, role, signals: config.argoUrl ?? config.signalsDb, workers },

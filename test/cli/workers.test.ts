@@ -3,8 +3,9 @@ import { expect, test } from "bun:test";
 import { existsSync } from "node:fs";
 import { JWT_SECRET } from "../harness/accounts.ts";
 import { spawnChild, within } from "../harness/children.ts";
+import { Events } from "../harness/events.ts";
 import { Messages } from "../harness/messages.ts";
-import { freePort, tempDir, until } from "../harness/process.ts";
+import { tempDir, until } from "../harness/process.ts";
 import { Load, startWorkers, total } from "../harness/workers.ts";
 import { MAIN, signal, Wire, WRITE_TOKEN } from "../faults/harness.ts";
 
@@ -97,7 +98,16 @@ test("they are replaced one by one, and no request fails; streams resume on othe
   const text = await (await fetch(`${server.url}/metrics`)).text();
   expect(total(text, "argo_ingested_signals_total", "written")).toBe(all.length);
   expect(total(text, "api_requests_total", "/api/signals/latest")).toBe(load.polls);
+  // Streams that are open when all of it ends are told so.
+  const open = await Promise.all(
+    Array.from(
+      { length: 4 },
+      async () => new Events(await fetch(`${server.url}/api/signals/stream`)),
+    ),
+  );
+  for (const events of open) await events.must("head");
   expect(await server.stop("SIGINT")).toBe(0);
+  for (const events of open) expect((await events.must("end")).data["reason"]).toBe("draining");
 }, 30_000);
 
 test("a supervisor that is killed leaves nobody behind", async () => {
@@ -165,9 +175,9 @@ test("what keeps workers from starting is told once, with its mend", async () =>
   expect(refused.code).toBe(1);
   expect(refused.said).toHaveLength(1);
   expect(refused.said[0]).toContain("bad.db");
-  const port = freePort();
-  using taken = Bun.serve({ port, hostname: "127.0.0.1", fetch: () => new Response("taken") });
-  expect(await run({ PORT: `${taken.port}` }, "--role", "argo")).toEqual({
+  // Others of its kind share their port among themselves alone.
+  await using other = await startWorkers(dir.path, 2);
+  expect(await run({ PORT: new URL(other.url).port }, "--role", "argo")).toEqual({
     code: 1,
     said: [expect.stringContaining("EADDRINUSE")],
   });

@@ -86,7 +86,8 @@ export class SignalWriter implements AsyncDisposable {
       },
     });
     this.#forgetTimer = setInterval(() => {
-      if (!chores) return;
+      // Of a copy whoever copies it: that one knows by itself.
+      if (!chores && origin === null) return;
       // Failing costs nothing: they are forgotten a minute later.
       this.forget().catch((error: unknown) => {
         options.onEvent("note", {
