@@ -47,6 +47,8 @@ export class Background implements AsyncDisposable {
     });
     const embedded = config.databaseUrl === null;
     this.#webhooks = new WebhookTasks({ ...options, embedded });
+    const help = "Messages that wait to be sent to webhooks, of all processes, at most 10,000.";
+    options.metrics.watch("gauge", "webhook_messages_waiting", help, () => this.#webhooks.waiting);
     this.#look();
   }
 

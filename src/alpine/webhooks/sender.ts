@@ -94,23 +94,28 @@ export class WebhookSender {
     const turn = this.#turn(id)
       .catch((error: unknown) => {
         this.options.log.debug({ webhook_id: id, reason: String(error) }, "webhook left for later");
+        return 0;
       })
-      .finally(() => {
+      .then((sent) => {
         this.#turns.delete(id);
         // Somebody may have waited for room, and more may wait here.
-        void this.look().catch(() => undefined);
+        if (sent > 0) void this.look().catch(() => undefined);
       });
     this.#turns.set(id, turn);
   }
 
-  async #turn(id: string): Promise<void> {
+  /** @returns how many messages it took. */
+  async #turn(id: string): Promise<number> {
     const { alpine } = this.options;
     const until = performance.now() + turnMs;
+    let sent = 0;
     try {
       while (!this.#closed && performance.now() < until) {
         const due = await this.#next(alpine.db(), id);
-        if (!due || !(await this.#send(alpine.db(), due))) return;
+        if (!due || !(await this.#send(alpine.db(), due))) break;
+        sent += 1;
       }
+      return sent;
     } finally {
       await alpine.db().update(webhooks).set({ leasedUntil: null }).where(eq(webhooks.id, id));
     }

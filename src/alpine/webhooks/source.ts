@@ -1,5 +1,5 @@
 import type { FarReader } from "../../argo/signals/far";
-import type { Follower, Source } from "../../argo/signals/sequence";
+import type { Follower, Member, Source } from "../../argo/signals/sequence";
 import type { Views } from "../../argo/signals/views";
 import type { View } from "../../http/entitlement";
 
@@ -40,7 +40,8 @@ export const localSource = ({ reader, far, feed, views, node }: Local): SignalSo
   maxId: () => (node ? Infinity : reader.look().maxId),
   async follow(view, wake) {
     let ended = false;
-    const member = {
+    const member: Member = {
+      own: true,
       end: () => {
         ended = true;
       },

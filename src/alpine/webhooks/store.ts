@@ -1,4 +1,4 @@
-import { and, count, desc, eq } from "drizzle-orm";
+import { and, count, desc, eq, isNotNull } from "drizzle-orm";
 import { type MessageStatus, webhookMessages, webhooks } from "../../../db/alpine/schema";
 import { AppError } from "../../errors";
 import type { Queries, Transaction } from "../database";
@@ -83,6 +83,22 @@ export function messagesOf(
     )
     .orderBy(desc(webhookMessages.createdAt), desc(webhookMessages.id))
     .limit(limit);
+}
+
+const waitingMax = 10_000;
+
+/** Messages that wait to be sent, of all webhooks; at most so many are counted. */
+export async function waitingCount(db: Queries): Promise<number> {
+  const { nextAttemptAt, webhookId, lane, signalId } = webhookMessages;
+  const some = db
+    .select({ webhookId })
+    .from(webhookMessages)
+    .where(isNotNull(nextAttemptAt))
+    .orderBy(webhookId, lane, nextAttemptAt, signalId)
+    .limit(waitingMax)
+    .as("some");
+  const [row] = await db.select({ rows: count() }).from(some);
+  return row?.rows ?? 0;
 }
 
 export function missing(what: "webhook" | "delivery"): never {

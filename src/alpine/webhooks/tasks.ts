@@ -5,6 +5,7 @@ import type { Alpine } from "../alpine";
 import { WebhookOutbox } from "./outbox";
 import { WebhookSender } from "./sender";
 import type { SignalSource } from "./source";
+import { waitingCount } from "./store";
 import { pauseAllExcess, pauseExcess } from "./stop";
 
 type Options = {
@@ -22,11 +23,15 @@ const turnsMax = 100;
 const turnsMaxEmbedded = 8;
 /** Everybody is looked through this often, whatever was heard. */
 const excessEveryMs = 60_000;
+const countEveryMs = 10_000;
 
 /** What webhooks need done that no request waits for. */
 export class WebhookTasks implements AsyncDisposable {
   readonly sender: WebhookSender;
   readonly outbox: WebhookOutbox | null;
+  /** Messages of all that wait to be sent, at most 10,000 counted. */
+  waiting = 0;
+  #countedAt = -Infinity;
   /** Users whose plan may allow fewer webhooks now; null for everybody. */
   #changed: Set<string> | null = null;
   #excessAt = -Infinity;
@@ -58,6 +63,10 @@ export class WebhookTasks implements AsyncDisposable {
   /** To be called every second or so. @throws AppError 503. */
   async look(): Promise<void> {
     if (this.#ended) return;
+    if (performance.now() - this.#countedAt > countEveryMs) {
+      this.#countedAt = performance.now();
+      this.waiting = await waitingCount(this.options.alpine.db());
+    }
     await this.#pauseExcess();
     await this.outbox?.look();
     await this.sender.look();

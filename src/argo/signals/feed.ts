@@ -58,8 +58,10 @@ export class Feed implements Source {
     private readonly now: () => number,
   ) {}
 
+  /** Clients that follow. */
   get followers(): number {
-    return this.#all().reduce((sum, channel) => sum + channel.members.size, 0);
+    const clients = ({ members }: Channel) => [...members].filter(({ own }) => !own).length;
+    return this.#all().reduce((sum, channel) => sum + clients(channel), 0);
   }
 
   /** Somebody may have committed. */

@@ -11,7 +11,11 @@ export type Follower = {
 };
 
 /** Somebody for whose sake a view is followed. */
-export type Member = { end(reason: EndReason): void };
+export type Member = {
+  end(reason: EndReason): void;
+  /** Of this server itself, and no client. */
+  readonly own?: true;
+};
 
 /** What one view sees, as long as somebody follows it. */
 export type Tail = {
