@@ -1,0 +1,90 @@
+/** Servers that send webhooks are killed again and again: nothing is lost, everything keeps its id. */
+import { expect, test } from "bun:test";
+import { sql } from "drizzle-orm";
+import { receiver, signedBy, World, type Receiver } from "../alpine/webhooks/receiver.ts";
+import { JWT_SECRET, openAccounts } from "../harness/accounts.ts";
+import { startServer, tempDir, until, type Server } from "../harness/process.ts";
+import { randomNumbers, tellSeed } from "../harness/seed.ts";
+
+const ROUNDS = 15;
+
+test("killed with -9 while they hand over and send, servers lose no signal and double no message", async () => {
+  tellSeed();
+  const random = randomNumbers();
+  await using bot = receiver();
+  await using flaky = receiver();
+  bot.answer = async () => {
+    await Bun.sleep(random() * 20);
+    return new Response();
+  };
+  flaky.answer = () => new Response(null, { status: random() < 0.3 ? 500 : 200 });
+  // Takes signals and makes webhooks; it sends nothing itself.
+  const env = { WEBHOOKS_ALLOW_PRIVATE: "true" };
+  await using at = await openAccounts({ backend: "postgres", now: Date.now(), env });
+  await using world = await World.open(at);
+  const hooks = [await world.hook(bot.url), await world.hook(flaky.url)];
+  using dir = tempDir();
+  await using servers = new AsyncDisposableStack();
+  const start = async (): Promise<Server> => {
+    const own = { ...env, JWT_SECRET, DATABASE_URL: at.database?.url, SIGNALS_DB: at.app.db };
+    const started = await startServer({
+      role: "all",
+      cwd: dir.path,
+      env: { ...own, DATA_DIR: dir.file(`data-${crypto.randomUUID()}`) },
+    });
+    return servers.use(started);
+  };
+  const ids: number[] = [];
+  let killedBusy = 0;
+  for (let round = 0; round < ROUNDS; round += 1) {
+    const [one, two] = await Promise.all([start(), start()]);
+    const came = bot.got.length;
+    await until(() => bot.got.length > came || ids.length === 0, "they send", 20_000);
+    const untilMs = performance.now() + 500 + random() * 1_000;
+    while (performance.now() < untilMs) {
+      ids.push(await world.post());
+      await Bun.sleep(random() * 20);
+    }
+    one.kill();
+    await Bun.sleep(random() * 200);
+    two.kill();
+    await Promise.all([one.exited, two.exited]);
+    const [row] = (
+      await at
+        .db()
+        .execute<{ n: string }>(
+          sql`SELECT count(*) AS n FROM webhooks WHERE leased_until IS NOT NULL`,
+        )
+    ).rows;
+    killedBusy += Number(row?.n ?? 0);
+    // As if those who come next came after the leases of the killed.
+    await at.db().execute(sql`UPDATE webhooks SET leased_until = NULL`);
+    // Something is left for them.
+    ids.push(await world.post());
+  }
+  await start();
+  const all = ({ got }: Receiver): boolean =>
+    new Set(got.map(({ message }) => message.data["id"])).size === ids.length;
+  await until(() => all(bot), "all came", 60_000);
+  flaky.answer = () => new Response();
+  await at.db().execute(sql`UPDATE webhook_messages SET next_attempt_at = now()
+    WHERE next_attempt_at IS NOT NULL`);
+  await until(() => all(flaky), "all came where some failed", 60_000);
+  for (const [receiver, hook] of [
+    [bot, hooks[0]],
+    [flaky, hooks[1]],
+  ] as const) {
+    const unique = [...new Set(receiver.ids())];
+    expect(unique.toSorted((a, b) => a - b)).toEqual(ids);
+    // A signal has one message, however often it was sent.
+    const messages = new Set(
+      receiver.got.map(({ id, message: { data } }) => `${id} ${data["id"]}`),
+    );
+    expect(messages.size).toBe(ids.length);
+    for (const got of receiver.got) expect(hook && signedBy(hook.secret, got)).toBeTrue();
+  }
+  expect([...new Set(bot.ids())]).toEqual(ids);
+  const again = bot.got.length - ids.length;
+  console.log(`${ids.length} signals, ${again} sent once more, killed while sending ${killedBusy}`);
+  expect(killedBusy).toBeGreaterThan(0);
+}, 300_000);
