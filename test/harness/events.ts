@@ -5,6 +5,8 @@ export interface Event {
   /** Where to resume. */
   id: number;
   data: Record<string, unknown>;
+  /** The same, as it was sent. */
+  json: string;
 }
 
 export interface StreamedSignal {
@@ -107,6 +109,7 @@ export class Events implements AsyncDisposable {
         event: fields.get("event") ?? "message",
         id: Number(fields.get("id")),
         data: JSON.parse(fields.get("data") ?? "{}") as Record<string, unknown>,
+        json: fields.get("data") ?? "",
       });
     }
   }

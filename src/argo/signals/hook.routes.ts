@@ -79,7 +79,8 @@ export function hookRoutes({ writer, admission, metrics }: Deps) {
         duplicates.value += outcome.duplicates;
         return outcome;
       });
-      const { answer } = await inTime(counted);
+      const { answer, headId } = await inTime(counted);
+      c.header("Signal-Head", String(headId));
       return c.body(answer, 201, { "Content-Type": "application/json" });
     },
   );

@@ -58,7 +58,9 @@ afterAll(() => app[Symbol.asyncDispose]());
 
 describe("an alert becomes a signal", () => {
   test("by the template of TradingView, with what the address adds", async () => {
-    const { id, sha256 } = await written(await alert(app, `${CHART}&strategy=trend`, chart()));
+    const response = await alert(app, `${CHART}&strategy=trend`, chart());
+    const { id, sha256 } = await written(response);
+    expect(response.headers.get("signal-head")).toBe(String(id));
     expect(rowOf(app, id)).toEqual({
       id,
       symbol: "BTCUSD",
