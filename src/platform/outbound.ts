@@ -5,7 +5,7 @@ import type { LookupFunction } from "node:net";
 import ipaddr from "ipaddr.js";
 
 export type OutboundOptions = {
-  /** Lets addresses of this machine and of private networks be asked, and plain http. */
+  /** Lets this machine and private networks be asked, and plain http; never what clouds keep apart. */
   allowPrivate: boolean;
   /** All addresses of a name; the system's resolver unless said otherwise. */
   resolve?: (name: string) => Promise<string[]>;
@@ -35,12 +35,20 @@ const bodyMsMax = 1_000;
 /** What is routed publicly of version 6; all else is reserved, or leads into version 4. */
 const routed = ipaddr.IPv6.parseCIDR("2000::/3");
 
-/** True for an address that anybody on the internet could ask. */
-export function isPublic(address: string): boolean {
+/** What is private and nothing else: not link-local, where clouds give out their credentials. */
+const inside = new Set<string>(["loopback", "private", "uniqueLocal", "carrierGradeNat"]);
+/** Of one cloud it is among the private ones. */
+const metadata = "fd00:ec2:0:0:0:0:0:254";
+
+/** True for an address that anybody on the internet could ask, or that is private where that is allowed. */
+export function isAllowed(address: string, allowPrivate: boolean): boolean {
   if (!ipaddr.isValid(address)) return false;
   // One of version 4 that is written as version 6 counts as what it is.
   const parsed = ipaddr.process(address);
-  if (parsed.range() !== "unicast") return false;
+  const range = parsed.range();
+  if (range !== "unicast") {
+    return allowPrivate && inside.has(range) && parsed.toNormalizedString() !== metadata;
+  }
   return parsed instanceof ipaddr.IPv6 ? parsed.match(routed) : true;
 }
 
@@ -149,7 +157,7 @@ export class Outbound {
   }
 
   #mustBeAllowed(address: string): void {
-    if (this.options.allowPrivate ? !ipaddr.isValid(address) : !isPublic(address)) throw notPublic;
+    if (!isAllowed(address, this.options.allowPrivate)) throw notPublic;
   }
 }
 

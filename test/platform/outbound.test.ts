@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { createServer, type Server, type Socket } from "node:net";
 import { createServer as createTlsServer } from "node:tls";
-import { isPublic, Outbound, type OutboundOptions } from "../../src/platform/outbound.ts";
+import { isAllowed, Outbound, type OutboundOptions } from "../../src/platform/outbound.ts";
 import { spawnChild } from "../harness/children.ts";
 import { tempDir } from "../harness/process.ts";
 
@@ -83,12 +83,22 @@ describe("an address that is not public", () => {
     fd00:ec2::254 fe80::1 fe80::1%eth0 fec0::1 ff02::1 100::1 4000::1 5f00::1 nonsense
   `;
   test.each([...addresses.trim().split(/\s+/), "", "127.0.0.1\n8.8.8.8"])("%p", (address) =>
-    expect(isPublic(address)).toBeFalse(),
+    expect(isAllowed(address, false)).toBeFalse(),
   );
+
+  test("may be a private one where that is allowed, never one that clouds keep apart", () => {
+    const inside =
+      "127.0.0.1 10.0.0.1 172.16.0.1 192.168.1.1 100.64.0.1 ::1 fd00::1 ::ffff:10.0.0.1";
+    const never = `169.254.169.254 ::ffff:169.254.169.254 fd00:ec2::254 fe80::1 0.0.0.0 :: 224.0.0.1
+      ff02::1 255.255.255.255 240.0.0.1 192.0.2.1 64:ff9b::a00:1 2002:a00:1::`;
+    const allowed = (list: string) => list.split(/\s+/).map((address) => isAllowed(address, true));
+    expect(new Set(allowed(inside))).toEqual(new Set([true]));
+    expect(new Set(allowed(never))).toEqual(new Set([false]));
+  });
 
   test("while those of the internet are", () => {
     for (const address of ["8.8.8.8", "1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700::1111"]) {
-      expect([address, isPublic(address)]).toEqual([address, true]);
+      expect([address, isAllowed(address, false)]).toEqual([address, true]);
     }
   });
 });
