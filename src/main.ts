@@ -58,17 +58,18 @@ program
   .option("--workers <n>", "processes that serve the port together (ASYNC_WORKERS)")
   // Said by the supervisor of several workers to each of them.
   .addOption(new Option("--as-worker <slot>").hideHelp())
+  .addOption(new Option("--joins").hideHelp())
   .addHelpText("after", `\nVariables: ${Object.keys(Variables.shape).join(", ")}`)
   .action(async (_options, command: Command) => {
     const flags: Flags = command.optsWithGlobals();
     const config = await configOf(flags);
-    const slot = Number(flags["asWorker"] ?? 0);
-    if (slot === 0 && config.workers > 1) {
+    const slot = flags["asWorker"];
+    if (slot === undefined && config.workers > 1) {
       const { superviseWorkers } = await import("./cli/workers");
       process.exitCode = await superviseWorkers(config, process.argv.slice(2));
     } else {
       const { serve } = await import("./cli/serve");
-      await serve(config, slot);
+      await serve(config, slot ? { slot: Number(slot), joins: Boolean(flags["joins"]) } : null);
     }
   });
 

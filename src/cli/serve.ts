@@ -5,11 +5,14 @@ import { type Deps, openDeps, type Overrides } from "../deps";
 import { SetupError } from "../errors";
 import { endLog } from "../platform/log";
 import { version } from "../version";
+import type { Peers } from "../workers/peers";
 import { mustBeFree, portTaken, urlOf } from "./port";
 import { untilSignal } from "./until-signal";
 
 /** With the delay before it well under the 10 s after which Docker kills. */
 const drainMs = 7_000;
+/** How long accounts are waited for by one that joins others. */
+const joinMs = 30_000;
 /** For so long a listener stays that new connections are led past: their handshakes end with it. */
 const handshakeMs = 1_000;
 
@@ -31,6 +34,12 @@ export async function start(config: Config, overrides: Overrides = {}): Promise<
   const { log, state, peers } = deps;
   const failure = Promise.withResolvers<never>();
   failure.promise.catch(() => undefined);
+  // Others can answer meanwhile what this one cannot yet; but not forever.
+  if (peers?.joins) {
+    await Promise.race([deps.alpine?.started, peers.leave, Bun.sleep(joinMs)]).catch(
+      () => undefined,
+    );
+  }
   let server: Server<unknown>;
   try {
     server = listen(config, deps);
@@ -81,15 +90,18 @@ export async function start(config: Config, overrides: Overrides = {}): Promise<
 
 /**
  * Runs until SIGTERM, SIGINT or SIGHUP, then drains; a signal during the start is obeyed after it.
- * `slot` is 0 for a server of one process, else that of this worker.
+ * `worker` is null for a server of one process.
  */
-export async function serve(config: Config, slot: number): Promise<void> {
+export async function serve(
+  config: Config,
+  worker: Pick<Peers, "slot" | "joins"> | null,
+): Promise<void> {
   mustSayEmbedded(config);
   const stop = untilSignal();
-  const peers = slot === 0 ? null : new (await import("../workers/peers")).Peers(slot, process);
+  const peers = worker && new (await import("../workers/peers")).Peers(worker, process);
   const running = await start(config, peers ? { peers } : {});
   // Once for all workers.
-  if (slot <= 1) {
+  if (!worker || (worker.slot === 1 && !worker.joins)) {
     void tellSetup(running);
     void tellSecrets(running);
   }

@@ -29,14 +29,10 @@ export async function superviseWorkers(config: Config, words: string[]): Promise
       {
         workers,
         // What is said last counts.
-        command: (slot, port) => [
-          ...self(),
-          ...words,
-          "--port",
-          `${port}`,
-          "--as-worker",
-          `${slot}`,
-        ],
+        command: ({ slot, port, joins }) => {
+          const own = ["--port", `${port}`, "--as-worker", `${slot}`];
+          return [...self(), ...words, ...own, ...(joins ? ["--joins"] : [])];
+        },
         port: config.port,
         endMs: shutdownDelaySeconds * 1000 + endMs,
         log,
@@ -48,16 +44,10 @@ export async function superviseWorkers(config: Config, words: string[]): Promise
       { url, version, role, signals: config.argoUrl ?? config.signalsDb, workers },
       "listening",
     );
-    let failed: WorkerFailed | null = null;
-    try {
-      await Promise.race([stop, supervisor.failed]);
-    } catch (error) {
-      if (!(error instanceof WorkerFailed)) throw error;
-      failed = error;
-    }
+    await stop;
     const well = await supervisor.stop();
     log.info("all workers stopped");
-    return failed ? failed.exitCode : well ? 0 : 1;
+    return well ? 0 : 1;
   } catch (error) {
     // The worker has said why.
     if (error instanceof WorkerFailed) return error.exitCode;

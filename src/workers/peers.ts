@@ -12,11 +12,14 @@ export class Peers {
   readonly #leave = Promise.withResolvers<{ replaced: boolean }>();
   #snapshot: () => Promise<Snapshot> = () => Promise.resolve([]);
 
-  constructor(
-    /** Its place among them, from 1 on. What only one process need do is done by the first. */
-    readonly slot: number,
-    pipe: NodeJS.Process,
-  ) {
+  /** Its place among them, from 1 on. What only one process need do is done by the first. */
+  readonly slot: number;
+  /** True where others serve already, which can answer everything. */
+  readonly joins: boolean;
+
+  constructor({ slot, joins }: Pick<Peers, "slot" | "joins">, pipe: NodeJS.Process) {
+    this.slot = slot;
+    this.joins = joins;
     this.#channel = new Channel((message) => pipe.send?.(message), {
       leave: (asked: { replaced: boolean }) => this.#leave.resolve(asked),
       snapshot: () => this.#snapshot(),

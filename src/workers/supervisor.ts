@@ -1,4 +1,5 @@
 import { setTimeout as pause } from "node:timers/promises";
+import { SetupError } from "../errors";
 import { OwnTickets } from "../http/ticket";
 import type { Logger } from "../platform/log";
 import type { Snapshot } from "../platform/metrics";
@@ -9,8 +10,11 @@ import { Worker } from "./worker";
 
 export type SupervisorOptions = {
   workers: number;
-  /** The words that start the worker of a slot, 1 to `workers`, on a port. */
-  command: (slot: number, port: number) => string[];
+  /**
+   * The words that start the worker of a slot, 1 to `workers`, on a port. One that joins others that
+   * serve listens once it can answer everything; else it listens as soon as it has signals.
+   */
+  command: (worker: { slot: number; port: number; joins: boolean }) => string[];
   /** 0: the first worker finds one. */
   port: number;
   /** How long a worker that was told to end may take, milliseconds. */
@@ -31,7 +35,8 @@ const restartMsMax = 10_000;
 const soundMs = 10_000;
 /** How often a worker is started that is killed at the start. */
 const startsMax = 5;
-const readyMs = 60_000;
+/** Less than it waits for its accounts before it listens without them. */
+const readyMs = 20_000;
 const answerMs = 1_000;
 const countedKeysMax = 200_000;
 
@@ -40,8 +45,6 @@ const countedKeysMax = 200_000;
  * that die, replaces them one by one, and is what they share where there is no Redis.
  */
 export class Supervisor {
-  /** Rejects with WorkerFailed when what begins behind the listeners never can. */
-  readonly failed: Promise<never>;
   port: number;
   readonly #slots = new Map<number, Worker>();
   /** All that run, also those that begin or leave. */
@@ -53,23 +56,16 @@ export class Supervisor {
   readonly #tickets = new OwnTickets(() => performance.now());
   readonly #metrics = new MergedMetrics();
   readonly #stopping = new AbortController();
-  readonly #fail: (error: WorkerFailed) => void;
-  /** True until all of the start are ready: what ends one of them by itself ends all. */
-  #beginning = true;
   #reloading: Promise<void> = Promise.resolve();
 
   private constructor(private readonly options: SupervisorOptions) {
-    const { promise, reject } = Promise.withResolvers<never>();
-    promise.catch(() => undefined);
-    this.failed = promise;
-    this.#fail = reject;
     this.port = options.port;
   }
 
   /**
    * Resolves when all listen. The first one is alone at first: what it makes of the signal file the
    * others find done, and what is wrong is told once.
-   * @throws WorkerFailed
+   * @throws WorkerFailed; SetupError when they are killed as they start.
    */
   static async start(options: SupervisorOptions, stop: Promise<void>): Promise<Supervisor> {
     const supervisor = new Supervisor(options);
@@ -82,10 +78,6 @@ export class Supervisor {
       await supervisor.stop();
       throw error;
     }
-    const all = [...supervisor.#slots.values()].map((worker) => worker.ready);
-    void Promise.all(all).then((ready) => {
-      if (ready.every(Boolean)) supervisor.#beginning = false;
-    });
     return supervisor;
   }
 
@@ -107,11 +99,12 @@ export class Supervisor {
 
   async #begin(slot: number): Promise<void> {
     for (let starts = 1; !this.#stopping.signal.aborted; starts += 1) {
-      const worker = this.#launch(slot);
+      const worker = this.#launch(slot, false);
       if (await worker.listening) return this.#settle(worker);
-      const { exitCode } = worker.process;
+      const { exitCode, signalCode } = worker.process;
       // Who ends by itself has said why. Who was killed may fare better the next time.
-      if (exitCode !== null || starts === startsMax) throw new WorkerFailed(exitCode ?? 1);
+      if (exitCode !== null) throw new WorkerFailed(exitCode);
+      if (starts === startsMax) throw killed(starts, signalCode);
       await this.#pause(restartMsMin * 2 ** starts);
     }
   }
@@ -127,7 +120,6 @@ export class Supervisor {
     const isOurs = () => this.#slots.get(slot) === dead && !this.#stopping.signal.aborted;
     if (!isOurs()) return;
     const { exitCode, signalCode } = process;
-    if (this.#beginning && exitCode) return this.#fail(new WorkerFailed(exitCode));
     const { log } = this.options;
     log.error({ worker: slot, pid, exit_code: exitCode, signal: signalCode }, "worker ended");
     if (performance.now() - dead.startedAt > soundMs) this.#waitsMs.delete(slot);
@@ -136,7 +128,7 @@ export class Supervisor {
       this.#waitsMs.set(slot, Math.min(2 * waitMs, restartMsMax));
       await this.#pause(waitMs);
       if (!isOurs()) return;
-      const worker = this.#launch(slot);
+      const worker = this.#launch(slot, this.#group.length > 0);
       if (!(await worker.listening)) continue;
       if (!isOurs()) return void this.#end(worker, false);
       log.info({ worker: slot, pid: worker.pid }, "worker started again");
@@ -149,7 +141,7 @@ export class Supervisor {
     const { signal } = this.#stopping;
     if (!signal.aborted) log.info("replacing the workers one by one");
     for (let slot = 1; slot <= this.options.workers && !signal.aborted; slot += 1) {
-      const fresh = this.#launch(slot);
+      const fresh = this.#launch(slot, true);
       const ready = await Promise.race([fresh.ready, this.#pause(readyMs)]);
       if (signal.aborted) return;
       if (!ready) {
@@ -188,10 +180,10 @@ export class Supervisor {
     return well;
   }
 
-  #launch(slot: number): Worker {
+  #launch(slot: number, joins: boolean): Worker {
     const worker: Worker = new Worker({
       slot,
-      command: this.options.command(slot, this.port),
+      command: this.options.command({ slot, port: this.port, joins }),
       handlers: this.#handlers((snapshot) => this.#metrics.note(worker.pid, snapshot)),
       onListening: (listener, port) => {
         this.port = port;
@@ -242,3 +234,9 @@ export class Supervisor {
     await pause(ms * (0.75 + Math.random() / 2), undefined, { signal }).catch(() => undefined);
   }
 }
+
+const killed = (times: number, signal: string | number | null): SetupError =>
+  new SetupError(
+    `A worker was killed ${times} times as it started (${signal}).`,
+    "See in the system's log by whom: where memory ran out, ask for fewer workers.",
+  );

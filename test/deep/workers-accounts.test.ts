@@ -29,6 +29,19 @@ test("what is revoked at one worker is refused by all, and logins are counted on
   const key = await accounts.key(member);
   await all(200, "/api/signals/latest", key);
   await all(200, "/api/auth/me", member.access);
+  // Whoever comes to a worker that joins finds its accounts there.
+  process.kill(server.pid, "SIGUSR2");
+  const replaced = () => server.logs().filter((line) => line.includes("worker replaced")).length;
+  const met = new Map<number, number>();
+  const headers = { Authorization: `Bearer ${member.access}` };
+  while (replaced() < 3) {
+    for (const status of await everywhere("/api/auth/me", { headers })) {
+      met.set(status, (met.get(status) ?? 0) + 1);
+    }
+  }
+  console.log(`${met.get(200)} requests while three workers were replaced`);
+  expect([...met.keys()]).toEqual([200]);
+
   await accounts.must(204, "POST", "/api/auth/logout-all", undefined, member.access);
   const begun = performance.now();
   await all(401, "/api/auth/me", member.access);
