@@ -64,7 +64,7 @@ export function createApp(deps: Deps) {
 
   const signals = remote?.signals;
   const meters = alpine?.meters ?? null;
-  const feed = argo?.feed ?? null;
+  const feed = remote?.feed ?? argoOf(deps).feed;
   const reached = argo?.reached ?? null;
   const polling = { config, admission, metrics, meters, draining, feed, reached, refuse };
   const latest = signals?.polled(latestPath) ?? argoOf(deps).answers;
@@ -85,13 +85,10 @@ export function createApp(deps: Deps) {
   const near = deps.peers?.tickets ?? new OwnTickets(now);
   const stores = [...(redis ? [new SharedTickets(redis)] : []), near];
   const tickets = new Tickets(stores);
-  const source = feed;
-  const live =
-    source && new Live({ config, source, admission, tickets, meters, metrics, redis, now });
-  if (argo && live) {
-    app.route("/", signalRoutes({ config, argo, admission, metrics, live, polls }));
-  }
-  if (signals) app.route("/", remote.routes({ config, signals, admission, polls }));
+  const common = { config, admission, metrics };
+  const live = new Live({ ...common, source: feed, tickets, meters, redis, now });
+  if (argo) app.route("/", signalRoutes({ ...common, argo, live, polls }));
+  if (signals) app.route("/", remote.routes({ config, signals, admission, live, polls }));
   app.route(
     "/",
     operationRoutes({
@@ -185,7 +182,7 @@ export function createApp(deps: Deps) {
     /** Answer GET requests of their paths, and need no router: that would cost a poll dearly. */
     polls: [...polls].map(([path, poll]) => ({ path, fetch: edge(poll) })),
     /** What the listener does with WebSockets. */
-    websocket: live?.sockets.handlers ?? { message: () => undefined },
+    websocket: live.sockets.handlers,
     routes: app.routes,
   };
 }

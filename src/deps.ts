@@ -1,6 +1,7 @@
 import type { Alpine, AlpineOptions } from "./alpine/alpine";
 import type { Background } from "./alpine/background";
 import type { mountAlpine } from "./alpine/routes";
+import type { RemoteFeed } from "./alpine/signals/feed";
 import type { RemoteSignals } from "./alpine/signals/remote";
 import type { remoteRoutes } from "./alpine/signals/routes";
 import type { SignalSource } from "./alpine/webhooks/source";
@@ -26,7 +27,7 @@ export type Deps = AsyncDisposable & {
   now: () => number;
   /** Null for the role `alpine`, which has `remote` instead. */
   argo: Argo | null;
-  remote: { signals: RemoteSignals; routes: typeof remoteRoutes } | null;
+  remote: { signals: RemoteSignals; feed: RemoteFeed; routes: typeof remoteRoutes } | null;
   /** The sequence of signals, for webhooks; null for the role `argo`. */
   webhookSource: SignalSource | null;
   /** Null for the role `argo`, which loads nothing of it, its routes included. */
@@ -110,7 +111,7 @@ export async function openDeps(config: Config, overrides: Overrides = {}): Promi
     const { wakeEachOther } = await import("./argo/origin/wake");
     wakeEachOther(argo.writer, redis);
   }
-  watchAll(metrics, { argo, remote: remote?.signals ?? null, alpine, redis, limiter, shared });
+  watchAll(metrics, { argo, remote, alpine, redis, limiter, shared });
   const webhookSource = alpine && (await sourceOf(signals));
   const common = { config, log, metrics, now, argo, remote, webhookSource };
   const tasks = alpine && config.backgroundTasks ? { ...common, alpine } : null;
@@ -132,6 +133,7 @@ export async function openDeps(config: Config, overrides: Overrides = {}): Promi
     [Symbol.asyncDispose]: async () => {
       await background?.[Symbol.asyncDispose]();
       await argo?.[Symbol.asyncDispose]();
+      remote?.feed.drain();
       remote?.signals[Symbol.dispose]();
       await shared?.[Symbol.asyncDispose]();
       await accounts[Symbol.asyncDispose]();
@@ -211,12 +213,13 @@ const inSupervisor = (peers: Peers): Meeting => ({
 async function openSignals(options: ArgoOptions): Promise<Pick<Deps, "argo" | "remote">> {
   const { argoUrl: url, cache, serviceTokens } = options.config;
   if (url === null) return { argo: await Argo.open(options), remote: null };
-  const [{ RemoteSignals }, { remoteRoutes }] = await Promise.all([
+  const [{ RemoteSignals }, { RemoteFeed }, { remoteRoutes }] = await Promise.all([
     import("./alpine/signals/remote"),
+    import("./alpine/signals/feed"),
     import("./alpine/signals/routes"),
   ]);
   const signals = new RemoteSignals({ url, token: serviceTokens[0] ?? "", cache });
-  return { argo: null, remote: { signals, routes: remoteRoutes } };
+  return { argo: null, remote: { signals, feed: new RemoteFeed(signals), routes: remoteRoutes } };
 }
 
 type Accounts = AsyncDisposable & Pick<Deps, "alpine" | "mountAlpine">;

@@ -1,4 +1,5 @@
 import type { Alpine } from "./alpine/alpine";
+import type { RemoteFeed } from "./alpine/signals/feed";
 import type { RemoteSignals } from "./alpine/signals/remote";
 import type { Argo } from "./argo/argo";
 import type { SlidingWindow } from "./http/limit";
@@ -10,7 +11,7 @@ import type { Aggregator } from "./platform/series";
 
 type Watched = {
   argo: Argo | null;
-  remote: RemoteSignals | null;
+  remote: { signals: RemoteSignals; feed: RemoteFeed } | null;
   alpine: Alpine | null;
   redis: Redis | null;
   limiter: SlidingWindow;
@@ -37,6 +38,13 @@ export function watchAll(metrics: Metrics, watched: Watched): void {
     ["counter", "rate_limit_exceeded_total", "Times one refused.", () => sum((l) => l.refused)],
     ["counter", "argo_log_dropped_total", "Lines nobody read in time.", () => droppedLines],
   ];
+  const following = (argo ?? remote)?.feed;
+  if (following) {
+    rows.push(
+      ["gauge", "argo_streams_open", "Streams of signals.", () => following.followers],
+      ["gauge", "argo_polls_waiting", "Polls that wait for a change.", () => following.watchers],
+    );
+  }
   if (argo) {
     const { feed, reader, writer } = argo;
     const { answers, subscribed } = argo;
@@ -57,8 +65,6 @@ export function watchAll(metrics: Metrics, watched: Watched): void {
       ["gauge", "argo_answers_bytes", "Bytes of answers held.", () => both((a) => a.bytes)],
       ["gauge", "argo_head_id", "Highest id in the signal file.", () => reader.head.maxId, "max"],
       ["counter", "argo_commits_total", "Group commits of the writer.", () => writer.commits],
-      ["gauge", "argo_streams_open", "Streams of signals.", () => feed.followers],
-      ["gauge", "argo_polls_waiting", "Polls that wait for a change.", () => feed.watchers],
       [
         "counter",
         "argo_feed_looks_total",
@@ -104,15 +110,16 @@ export function watchAll(metrics: Metrics, watched: Watched): void {
     );
   }
   if (remote) {
-    const { upstream } = remote;
+    const { signals } = remote;
+    const { upstream } = signals;
     rows.push(
       ["gauge", "remote_circuit_open", "1 while argo is away.", () => Number(upstream.open), "max"],
       ["counter", "remote_requests_total", "Requests sent to argo.", () => upstream.requests],
       ["counter", "remote_failures_total", "Those that failed.", () => upstream.failures],
       ["counter", "remote_retries_total", "Those sent once more.", () => upstream.retries],
-      ["counter", "remote_joined_total", "Answers shared by readers.", () => remote.joined],
-      ["counter", "remote_revalidated_total", "Found unmodified.", () => remote.revalidated],
-      ["gauge", "remote_answers_bytes", "Bytes of answers held.", () => remote.bytes],
+      ["counter", "remote_joined_total", "Answers shared by readers.", () => signals.joined],
+      ["counter", "remote_revalidated_total", "Found unmodified.", () => signals.revalidated],
+      ["gauge", "remote_answers_bytes", "Bytes of answers held.", () => signals.bytes],
     );
   }
   if (alpine) {

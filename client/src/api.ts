@@ -7307,7 +7307,7 @@ export interface paths {
     };
     /**
      * Signals as they come, as server-sent events
-     * @description Ascending by id, without gap or duplicate: what was missed since `Last-Event-ID` or `since_id` first, then what comes. Every event's `id` is where to resume. `signal` holds one signal as lists show it; `head` comes first and every 15 s and holds the highest visible id; `ahead` says that the cursor was above it, and that it goes on from there; `gap` says of which ids (`from`, `to`) some may be missing that were deleted for their age; `end` says why the stream is closed: draining, plan, replaced, slow, unauthorized or unavailable. 404 from a server that has no signals of its own.
+     * @description Ascending by id, without gap or duplicate: what was missed since `Last-Event-ID` or `since_id` first, then what comes. Every event's `id` is where to resume. `signal` holds one signal as lists show it; `head` comes first and every 15 s and holds the highest visible id; `ahead` says that the cursor was above it, and that it goes on from there; `gap` says of which ids (`from`, `to`) some may be missing that were deleted for their age; `end` says why the stream is closed: draining, plan, replaced, slow, unauthorized or unavailable.
      */
     get: {
       parameters: {

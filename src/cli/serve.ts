@@ -74,7 +74,7 @@ export async function start(config: Config, overrides: Overrides = {}): Promise<
       const delayMs = config.shutdownDelaySeconds * 1000;
       await Bun.sleep(state.replaced ? Math.max(delayMs, handshakeMs) : delayMs);
       // Else the listener would wait for them.
-      deps.argo?.feed.drain();
+      (deps.argo ?? deps.remote)?.feed.drain();
       const late = setTimeout(() => void server.stop(true), drainMs);
       const stopped = server.stop();
       peers?.closed();

@@ -35,6 +35,8 @@ export type UpstreamOptions = Partial<Times> & {
   /** Requests under way at once; each has a connection. */
   insideMax?: number;
   waitingMax?: number;
+  /** Bodies that are read as they come, at once. */
+  streamsMax?: number;
   bodyBytesMax?: number;
 };
 
@@ -149,7 +151,8 @@ export class Upstream implements Disposable {
    * is tried again: a body that breaks off ends in an error.
    */
   async stream(path: string, headers: Headed): Promise<Response> {
-    if (this.#streams >= streamsMax) throw this.#told(new Faltered("too many streams", false));
+    if (this.#streams >= (this.options.streamsMax ?? streamsMax))
+      throw this.#told(new Faltered("too many streams", false));
     this.#streams += 1;
     let ended = false;
     const end = (): void => {

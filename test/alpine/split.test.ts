@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { Database } from "bun:sqlite";
 import { readdirSync } from "node:fs";
 import { eq } from "drizzle-orm";
 import { users } from "../../db/alpine/schema.ts";
@@ -9,6 +10,8 @@ import {
   type ServedAccounts,
 } from "../harness/accounts.ts";
 import { problemOf, READ_TOKEN, SERVICE_TOKEN, signal, WRITE_TOKEN } from "../harness/app.ts";
+import { Events } from "../harness/events.ts";
+import { Messages } from "../harness/messages.ts";
 import { startServer, tempDir, until } from "../harness/process.ts";
 import { randomNumbers, SEED, tellSeed } from "../harness/seed.ts";
 import { openSplit, type Split } from "./split.ts";
@@ -339,6 +342,98 @@ describe("what accounts are due", () => {
   }, 30_000);
 });
 
+const STREAM = "/api/signals/stream";
+const bearer = (token: string) => ({ Authorization: `Bearer ${token}` });
+const streamOf = async (at: ServedAccounts, token: string, since?: number): Promise<Events> => {
+  const query = since === undefined ? "" : `?since_id=${since}`;
+  const headers = bearer(token);
+  return new Events(await fetch(at.server.url + STREAM + query, { headers }));
+};
+const socketOf = (at: ServedAccounts, token: string): Promise<Messages> =>
+  Messages.open(`${at.server.url}/api/signals/ws`, bearer(token));
+
+describe("streams", () => {
+  test("are those of argo, replayed and live, for each plan", async () => {
+    for (const tier of ["starter", "pro"] as const) {
+      await using remote = await streamOf(split.alpine, await keyOf(split.alpine, tier), 3_400);
+      await using own = await streamOf(whole, await keyOf(whole, tier), 3_400);
+      const [head, same] = [await remote.must("head"), await own.must("head")];
+      expect([head.id, head.data]).toEqual([same.id, same.data]);
+      await post({ confidence: 60, entry_price: 97 + Math.random() });
+      const id = await post({ confidence: 99, entry_price: 97 + Math.random() });
+      const seen = Number(head.data["id"]) === 0 ? 0 : 20;
+      expect(await remote.signals(seen)).toEqual(await own.signals(seen));
+      if (tier === "starter") continue;
+      let last = 0;
+      while (last < id) {
+        const [one] = await remote.signals(1);
+        expect([one]).toEqual(await own.signals(1));
+        last = one?.id ?? Infinity;
+      }
+    }
+  });
+
+  test("go over WebSockets as well, with filters, from where a poll left off", async () => {
+    for (let i = 0; i < 10; i += 1) {
+      const id = await post({ symbol: "WS", entry_price: 97 + Math.random() });
+      await using messages = await socketOf(split.alpine, READ_TOKEN);
+      // Argo's stream may not have told of it yet.
+      const { resume_from: cursor } = await messages.subscribe({ symbol: "WS", resume_from: id });
+      expect(cursor).toBe(id);
+      await post({ symbol: "OTHER", entry_price: 97 + Math.random() });
+      const next = await post({ symbol: "WS", entry_price: 97 + Math.random() });
+      expect(await messages.ids(1)).toEqual([next]);
+    }
+  });
+
+  test("a cursor ahead of the head is told so, and goes on live", async () => {
+    await using events = await streamOf(split.alpine, READ_TOKEN, 1_000_000);
+    const { id } = await events.must("ahead");
+    expect(id).toBeLessThan(1_000_000);
+    expect(await post({ entry_price: 97 + Math.random() })).toBe(id + 1);
+    expect(await events.ids(1)).toEqual([id + 1]);
+  });
+
+  test("of many are one stream of argo for each view", async () => {
+    await using first = await streamOf(split.alpine, READ_TOKEN);
+    await first.must("head");
+    const before = split.link.open();
+    const streams = await Promise.all(
+      Array.from({ length: 30 }, () => streamOf(split.alpine, READ_TOKEN)),
+    );
+    for (const events of streams) await events.must("head");
+    expect(split.link.open()).toBeLessThanOrEqual(before + 16);
+    const id = await post({ entry_price: 97 + Math.random() });
+    for (const events of [first, ...streams]) expect(await events.ids(1)).toEqual([id]);
+    for (const events of streams) await events[Symbol.asyncDispose]();
+  });
+
+  test("and polls wait for a change, also for one that no stream tells of", async () => {
+    const url = `${split.alpine.server.url}${LATEST}?limit=2`;
+    const headers = bearer(READ_TOKEN);
+    const wait = async (seconds: number): Promise<[status: number, ms: number]> => {
+      const etag = (await fetch(url, { headers })).headers.get("etag") ?? "";
+      const begun = performance.now();
+      const conditional = { ...headers, "If-None-Match": etag };
+      const { status } = await fetch(`${url}&wait=${seconds}`, { headers: conditional });
+      return [status, performance.now() - begun];
+    };
+    const told = wait(20);
+    await Bun.sleep(300);
+    await post({ entry_price: 97 + Math.random(), timestamp: new Date().toISOString() });
+    const [status, ms] = await told;
+    expect(status).toBe(200);
+    expect(ms).toBeWithin(250, 1_900);
+    expect((await wait(1))[0]).toBe(304);
+    const changed = wait(20);
+    await Bun.sleep(300);
+    using engine = new Database(split.db);
+    engine.run("PRAGMA busy_timeout = 5000");
+    engine.run("UPDATE signals SET confidence = confidence - 1");
+    expect((await changed)[0]).toBe(200);
+  });
+});
+
 test("a poll that begins after a commit shows it, however many ask for the same", async () => {
   const random = randomNumbers(SEED);
   const { alpine } = split;
@@ -407,6 +502,26 @@ describe("when argo is away", () => {
     const response = await fetch(`${split.alpine.server.url}/health`);
     return { code: response.status, ...((await response.json()) as { checks: object }) };
   };
+
+  test("cut off for a moment: streams go on without gap or duplicate", async () => {
+    await using events = await streamOf(split.alpine, READ_TOKEN);
+    await using messages = await socketOf(split.alpine, READ_TOKEN);
+    const from = (await events.must("head")).id;
+    await messages.subscribe();
+    const posted: number[] = [];
+    for (let i = 0; i < 5; i += 1) {
+      split.link.cut();
+      for (let n = 0; n < 10; n += 1) posted.push(await post({ entry_price: 98 + Math.random() }));
+      await Bun.sleep(100);
+      split.link.restore();
+      for (let n = 0; n < 10; n += 1) posted.push(await post({ entry_price: 98 + Math.random() }));
+      await Bun.sleep(200);
+    }
+    expect(posted[0]).toBe(from + 1);
+    expect(await events.ids(100)).toEqual(posted);
+    expect(await messages.ids(100)).toEqual(posted);
+    await back();
+  }, 30_000);
 
   test("killed: refused at once, never invented; back without a restart", async () => {
     await split.killArgo();

@@ -3,11 +3,16 @@ import { Database } from "bun:sqlite";
 import { expect, test } from "bun:test";
 import { READ_TOKEN } from "../harness/app.ts";
 import { Events } from "../harness/events.ts";
+import { Messages } from "../harness/messages.ts";
 import { freePort, startServer, tempDir, until, type Server } from "../harness/process.ts";
 import { randomNumbers, tellSeed } from "../harness/seed.ts";
 
 const CUTS = Number(process.env["STREAM_CUTS"] ?? 10_000);
 const CLIENTS = 40;
+/** A stream, whatever it is sent over. */
+type Connection = AsyncDisposable & {
+  next(withinMs: number): Promise<{ event: string; id: number } | null>;
+};
 const reader = { Authorization: `Bearer ${READ_TOKEN}` };
 
 test("a quiet stream, and a poll that waits, outlive the idle limit", async () => {
@@ -66,20 +71,33 @@ test(`${CUTS} random cuts, with restarts and kills: neither gap nor duplicate`, 
       told.lives += 1;
     }
   };
+  const url = `http://127.0.0.1:${port}/api/signals`;
+  const connect = async (cursor: number, socket: boolean): Promise<Connection> => {
+    if (!socket) {
+      const headers = { ...reader, "Last-Event-ID": String(cursor) };
+      const events = new Events(await fetch(`${url}/stream`, { headers }));
+      return {
+        next: (withinMs) => events.next(withinMs),
+        [Symbol.asyncDispose]: () => events[Symbol.asyncDispose](),
+      };
+    }
+    const messages = await Messages.open(`${url}/ws`, reader);
+    await messages.subscribe({ resume_from: cursor });
+    return {
+      next: async (withinMs) => {
+        const message = await messages.next(withinMs);
+        return message && { event: message.type, id: message.id ?? NaN };
+      },
+      [Symbol.asyncDispose]: () => messages[Symbol.asyncDispose](),
+    };
+  };
   const client = async (): Promise<number> => {
     let cursor = 0;
     let signals = 0;
     while (!told.over || cursor < told.last) {
-      const headers = { ...reader, "Last-Event-ID": String(cursor) };
-      const url = `http://127.0.0.1:${port}/api/signals/stream`;
       let opened = false;
       try {
-        const response = await fetch(url, { headers });
-        if (response.status !== 200) {
-          await Bun.sleep(50);
-          continue;
-        }
-        await using events = new Events(response);
+        await using events = await connect(cursor, below(2) === 0);
         opened = true;
         for (
           let take = 1 + below(200);

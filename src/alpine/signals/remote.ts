@@ -10,6 +10,7 @@ import { viewOfReader } from "../../http/guard";
 import { secureHeaders } from "../../http/policy";
 import { Upstream, type UpstreamAnswer, wholeBody } from "../../platform/fetch";
 import { Gate } from "../../platform/gate";
+import { linesOf } from "./lines";
 import type { PremiumSignals, PremiumSource } from "../notifications/watch";
 import type { SignalSource, Slice } from "../webhooks/source";
 
@@ -22,7 +23,7 @@ export type RemoteOptions = {
   cache: boolean;
 };
 
-type Streamed = { body: ReadableStream; head: string };
+type Streamed = { body: ReadableStream<Uint8Array>; head: string; gap: string | null };
 /** `path` with its query; `reader` is null for who may ask for as much as there is room for. */
 export type Ask = { path: string; view: View; requestId: string; reader: string | null };
 
@@ -36,8 +37,10 @@ export const askOf = (path: string, exchange: Exchange): Ask => ({
 type Told = { body: Uint8Array<ArrayBuffer>; ids: readonly number[] };
 type Kept = { variant: Variant; bytes: number };
 
-const away = "Signals are not available at the moment. Try again.";
+export const away = "Signals are not available at the moment. Try again.";
 const exportPath = "/api/signals/export?since_id=";
+/** Views that are followed at once. */
+const viewsMax = 100;
 const perReaderMax = 6;
 const perReaderWaitingMax = 1_000;
 const entriesMax = 1_024;
@@ -64,6 +67,8 @@ export class RemoteSignals implements Disposable {
   /** Answers that argo found unmodified. */
   revalidated = 0;
   readonly upstream: Upstream;
+  /** For what does not end by itself: it takes no room from what does, and is back sooner. */
+  readonly #lasting: Upstream;
   readonly #headers = new AnswerHeaders(secureHeaders);
   readonly #kept = new Map<string, Kept>();
   readonly #running = new Map<string, Promise<unknown>>();
@@ -71,16 +76,16 @@ export class RemoteSignals implements Disposable {
   readonly #readers = new Map<string, Gate>();
   /** New premium signals, for whoever tells of them. */
   readonly premium: PremiumSource = {
-    headId: () => this.#headOf(fullView),
+    headId: () => this.headId(fullView),
     after: (id, shownMax) => this.#premiumAfter(id, shownMax),
   };
   /** What each view sees, for webhooks: nothing tells of news, it is asked for. */
   readonly source: SignalSource = {
-    maxId: () => this.#headOf(fullView),
+    maxId: () => this.headId(fullView),
     follow: (view) =>
       Promise.resolve({
         ended: false,
-        position: () => this.#headOf(view),
+        position: () => this.headId(view),
         after: (sinceId, rowsMax) => this.#slice(view, sinceId, rowsMax),
         close: () => undefined,
       }),
@@ -89,7 +94,9 @@ export class RemoteSignals implements Disposable {
 
   constructor(private readonly options: RemoteOptions) {
     const { url, token } = options;
-    this.upstream = new Upstream({ url, headers: { Authorization: `Bearer ${token}` }, away });
+    const common = { url, headers: { Authorization: `Bearer ${token}` }, away };
+    this.upstream = new Upstream(common);
+    this.#lasting = new Upstream({ ...common, streamsMax: viewsMax, openMsMax: 1_000 });
   }
 
   /** Bytes of answers held at the moment. */
@@ -141,13 +148,30 @@ export class RemoteSignals implements Disposable {
     }
   }
 
+  /** The highest id that this view sees, as of this call. @throws AppError 503. */
+  async headId(view: View): Promise<number> {
+    return (await this.variant(viewAsk(`${latestPath}?limit=1`, view), false)).head;
+  }
+
+  /** An answer whose body does not end by itself. @throws AppError what argo refused, or 503. */
+  lasting(ask: Ask): Promise<Streamed> {
+    return this.#streamed(this.#lasting, ask);
+  }
+
   /** An answer whose body comes as it is read. @throws AppError what argo refused, or 503. */
-  async stream(ask: Ask): Promise<Streamed> {
-    const response = await this.upstream.stream(ask.path, headersOf(ask, false));
+  stream(ask: Ask): Promise<Streamed> {
+    return this.#streamed(this.upstream, ask);
+  }
+
+  async #streamed(upstream: Upstream, ask: Ask): Promise<Streamed> {
+    const response = await upstream.stream(ask.path, headersOf(ask, false));
     try {
       mustBeArgo(response, ask.view);
       const head = response.headers.get("signal-head") ?? "";
-      if (response.status === 200) return { body: response.body ?? new Blob([]).stream(), head };
+      const gap = response.headers.get("signal-gap");
+      if (response.status === 200) {
+        return { body: response.body ?? new Blob([]).stream(), head, gap };
+      }
       const { status, headers } = response;
       throw refusalOf({ status, headers, body: await wholeBody(response, entryBytesMax) });
     } catch (error) {
@@ -168,24 +192,17 @@ export class RemoteSignals implements Disposable {
 
   [Symbol.dispose](): void {
     this.upstream[Symbol.dispose]();
-  }
-
-  async #headOf(view: View): Promise<number> {
-    return (await this.variant({ ...ownAsk(`${latestPath}?limit=1`), view }, false)).head;
+    this.#lasting[Symbol.dispose]();
   }
 
   /** The first lines of what the export has after an id; the rest is left unread. */
   async #slice(view: View, sinceId: number, rowsMax: number): Promise<Slice> {
-    const { body, head } = await this.stream({ ...ownAsk(`${exportPath}${sinceId}`), view });
+    const { body, head } = await this.stream(viewAsk(`${exportPath}${sinceId}`, view));
     const lines: string[] = [];
-    let begun = "";
-    for await (const text of body.pipeThrough(new TextDecoderStream())) {
-      const parts = (begun + text).split("\n");
-      begun = parts.pop() ?? "";
-      lines.push(...parts);
+    for await (const line of linesOf(body, "\n")) {
+      lines.push(line);
       if (lines.length < rowsMax) continue;
-      const taken = lines.slice(0, rowsMax);
-      return { lines: taken, untilId: (JSON.parse(taken.at(-1) ?? "") as ReceivedSignal).id };
+      return { lines, untilId: (JSON.parse(line) as ReceivedSignal).id };
     }
     return { lines, untilId: Math.max(sinceId, Number(head)) };
   }
@@ -193,16 +210,11 @@ export class RemoteSignals implements Disposable {
   async #premiumAfter(id: number, shownMax: number): Promise<PremiumSignals> {
     const { body, head } = await this.stream(ownAsk(`${exportPath}${id}`));
     const found: PremiumSignals = { count: 0, shown: [], untilId: Number(head) };
-    let begun = "";
-    for await (const text of body.pipeThrough(new TextDecoderStream())) {
-      const lines = (begun + text).split("\n");
-      begun = lines.pop() ?? "";
-      for (const line of lines) {
-        const signal = JSON.parse(line) as ReceivedSignal;
-        if ((signal.confidence ?? 0) < PREMIUM_CONFIDENCE) continue;
-        found.count += 1;
-        if (found.count <= shownMax) found.shown.push(signal);
-      }
+    for await (const line of linesOf(body, "\n")) {
+      const signal = JSON.parse(line) as ReceivedSignal;
+      if ((signal.confidence ?? 0) < PREMIUM_CONFIDENCE) continue;
+      found.count += 1;
+      if (found.count <= shownMax) found.shown.push(signal);
     }
     return found;
   }
@@ -299,9 +311,12 @@ export class RemoteSignals implements Disposable {
 }
 
 /** What this process asks for itself. */
-const ownAsk = (path: string): Ask => ({
+const ownAsk = (path: string): Ask => viewAsk(path, fullView);
+
+/** The same, with the eyes of many. */
+export const viewAsk = (path: string, view: View): Ask => ({
   path,
-  view: fullView,
+  view,
   requestId: "alpine-itself",
   reader: null,
 });

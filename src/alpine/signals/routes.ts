@@ -1,7 +1,8 @@
 import { OpenAPIHono } from "@hono/zod-openapi";
 import type { Context } from "hono";
 import { mountPolls, readRoutes } from "../../argo/signals/described";
-import { type Poll, streamPath } from "../../argo/signals/poll";
+import type { Live } from "../../argo/signals/live";
+import type { Poll } from "../../argo/signals/poll";
 import type { Config } from "../../config";
 import { AppError } from "../../errors";
 import type { Admission } from "../../http/admit";
@@ -15,11 +16,12 @@ type Deps = {
   config: Config;
   signals: RemoteSignals;
   admission: Admission;
+  live: Live;
   polls: ReadonlyMap<string, Poll>;
 };
 
 /** The routes by which signals are read, where an argo elsewhere has them. Nothing is written here. */
-export function remoteRoutes({ config, signals, admission, polls }: Deps) {
+export function remoteRoutes({ config, signals, admission, live, polls }: Deps) {
   const app = new OpenAPIHono<AppEnv>({ defaultHook: (result) => refuse(result) });
   const routes = readRoutes(config, [admission.readers(), strictQuery]);
 
@@ -32,11 +34,7 @@ export function remoteRoutes({ config, signals, admission, polls }: Deps) {
 
   mountPolls(app, routes, polls);
 
-  app.openAPIRegistry.registerPath(routes.stream);
-  app.get(streamPath, admission.readers(), () => {
-    const reason = "Streams are served by argo itself, not by this server. Poll, or ask there.";
-    throw new AppError("not_found", reason);
-  });
+  live.mount(app, routes);
 
   app.openapi(routes.list, (c) => json(c, `/api/signals${searchOf(c)}`));
 
@@ -44,10 +42,14 @@ export function remoteRoutes({ config, signals, admission, polls }: Deps) {
     mustHaveExport(c.env);
     const { since_id: sinceId, min_id: minId } = c.req.valid("query");
     const path = `/api/signals/export?since_id=${sinceId}${minId === undefined ? "" : `&min_id=${minId}`}`;
-    const { body, head } = await signals.stream(askOf(path, c.env));
+    const { body, head, gap } = await signals.stream(askOf(path, c.env));
     const counted = body.pipeThrough(countLines((ids) => c.env.deliver(ids, c.env)));
     c.env.streamed = true;
-    const headers = { "Content-Type": "application/x-ndjson", "Signal-Head": head };
+    const headers = {
+      "Content-Type": "application/x-ndjson",
+      "Signal-Head": head,
+      ...(gap !== null && { "Signal-Gap": gap }),
+    };
     return c.body(counted, 200, headers) as never;
   });
 

@@ -3,16 +3,9 @@ import type { View } from "../../http/entitlement";
 import { watchLog } from "../../platform/wal";
 import { type EndReason, type EventFilter, type Form, Frame } from "./event";
 import type { FarReader, ReplaySlice } from "./far";
-import type { Follower, Member, Source, Tail } from "./sequence";
+import type { Follower, Member, Source, Tail, Watch } from "./sequence";
 import type { SignalReader } from "./store";
 import type { Horizon, Views } from "./views";
-
-/** Waits for a view to change. */
-export type Watch = {
-  /** Resolves at a change since the call of `watch`, at the end of the time or of the request. */
-  changed(withinMs: number, signal: AbortSignal): Promise<void>;
-  stop(): void;
-};
 
 /** Rows that one look reads for one view, on the server's thread. */
 const rowsPerLook = 200;

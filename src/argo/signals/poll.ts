@@ -1,6 +1,5 @@
 import { z } from "@hono/zod-openapi";
 import type { Config } from "../../config";
-import { AppError } from "../../errors";
 import type { Admission } from "../../http/admit";
 import { type View, viewHeader, viewText } from "../../http/entitlement";
 import type { Exchange } from "../../http/exchange";
@@ -9,9 +8,9 @@ import type { Meters } from "../../http/meter";
 import { acceptsGzip, allowOrigin } from "../../http/policy";
 import type { Metrics } from "../../platform/metrics";
 import { parseQuery } from "../../http/validate";
-import type { Feed } from "./feed";
 import type { Reached } from "./reached";
 import { minId, waitSeconds } from "./schema";
+import type { Source } from "./sequence";
 import type { Variant } from "./variant";
 
 export const latestPath = "/api/signals/latest";
@@ -42,8 +41,8 @@ type Deps = {
   metrics: Metrics;
   meters: Meters | null;
   draining: () => boolean;
-  /** Tells polls that wait of changes; null where there is nothing that could. */
-  feed: Feed | null;
+  /** Tells polls that wait of changes. */
+  feed: Source;
   /** Waits for what a client has heard of; null where the answers come from who does. */
   reached: Reached | null;
   /** Called for whoever is let in. @throws AppError for those whom this is not for. */
@@ -105,7 +104,6 @@ export function createPoll(deps: Deps): Poll {
     const ifNoneMatch = request.headers.get("if-none-match");
     const look = () => answers.answer(rest, gzip, view, exchange, asItIs, rejected);
     if (wait === 0 || ifNoneMatch === null) return send(await look(), exchange);
-    if (!feed) throw apart();
     server?.timeout(request, wait + idleSeconds);
     const until = performance.now() + wait * 1000;
     for (;;) {
@@ -157,11 +155,6 @@ export function createPoll(deps: Deps): Poll {
 const idleSeconds = 10;
 
 const WaitQuery = z.object({ wait: waitSeconds.default(0), min_id: minId.optional() });
-
-const apart = (): AppError =>
-  new AppError("bad_request", "The request is not valid: wait.", {
-    errors: [{ field: "wait", detail: "is not served apart from the signals: poll without it" }],
-  });
 
 const asItIs = (variant: Variant): Variant => variant;
 const rejected = (error: unknown): Promise<never> => Promise.reject(error as Error);

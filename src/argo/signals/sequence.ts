@@ -29,6 +29,13 @@ export type Tail = {
   replay(sinceId: number, untilId: number, filter: EventFilter, form: Form): Promise<ReplaySlice>;
 };
 
+/** Waits for a view to change. */
+export type Watch = {
+  /** Resolves at a change since the call of `watch`, at the end of the time or of the request. */
+  changed(withinMs: number, signal: AbortSignal): Promise<void>;
+  stop(): void;
+};
+
 /** Where the sequences of all views come from. */
 export type Source = {
   /** True once nobody is let in any more. */
@@ -39,6 +46,8 @@ export type Source = {
    */
   follow(view: View, member: Member, sinceId: number | null): Promise<Tail>;
   leave(tail: Tail, member: Member): void;
+  /** Begins to watch what a view sees. @throws AppError 503. */
+  watch(view: View): Watch;
 };
 
 /** How a client is spoken to. */
