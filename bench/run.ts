@@ -9,6 +9,7 @@ import { logins } from "./benches/logins";
 import { lookups } from "./benches/lookups";
 import { memory, variety } from "./benches/memory";
 import { miss } from "./benches/miss";
+import { nodes } from "./benches/nodes";
 import { overshoot } from "./benches/overshoot";
 import { revoked } from "./benches/revoked";
 import { scale } from "./benches/scale";
@@ -54,6 +55,7 @@ const benches: readonly Bench[] = [
   accounting,
   analytics,
   workers,
+  nodes,
 ];
 const names = benches.map(({ name }) => name);
 

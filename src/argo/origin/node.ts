@@ -42,6 +42,8 @@ export type NodeState = {
 export type NodeFile = {
   read: () => Database;
   layout: () => Layout;
+  /** Builds the indexes that are not there. */
+  index: () => void;
   write: <T>(work: (db: Database) => T) => T;
 };
 
@@ -233,9 +235,12 @@ export class Node implements AsyncDisposable {
         more && last ? this.#page({ ...place, id: last.id, rowSha256: markOf(last) }) : null;
       // Its failure is met where it is awaited.
       next?.catch(() => undefined);
-      const added = this.file.write((db) =>
-        copyRows(db, rows, { origin: place.origin, expiredId, whole: !more, nowMs: this.now() }),
-      );
+      const copied = { origin: place.origin, expiredId, nowMs: this.now() };
+      const added = this.file.write((db) => copyRows(db, rows, { ...copied, whole: false }));
+      if (!more && placeOf(this.file.read())?.whole === false) {
+        this.file.index();
+        this.file.write((db) => copyRows(db, [], { ...copied, whole: true }));
+      }
       const here = placeOf(this.file.read()) ?? place;
       this.#set({
         id: here.id,

@@ -130,10 +130,15 @@ serveThread(({ path, synchronous, checkpointMs, origin, nowMs: startedMs }: Star
     }
   }
 
+  const now = () => startedMs + performance.now() - started;
   /** The file as a copy is written. */
   const copy: NodeFile = {
     read: open,
     layout: () => ledgerOf(open()).layout,
+    index: () => {
+      forgetLedger();
+      adopt(open(), note, { create: false, nowMs: now() });
+    },
     write: (work) => {
       mustBeSound();
       try {
@@ -146,7 +151,6 @@ serveThread(({ path, synchronous, checkpointMs, origin, nowMs: startedMs }: Star
     },
   };
   const tell = (state: NodeState, reason: string | null) => emit("node", { state, reason });
-  const now = () => startedMs + performance.now() - started;
   // Loaded where there is one.
   const node =
     origin && import("../origin/node").then(({ Node }) => new Node(origin, path, copy, now, tell));
