@@ -90,7 +90,9 @@ export class Argo implements AsyncDisposable {
     this.stats = new SignalStats(this.views, this.far);
     this.feed = new Feed(config.signalsDb, reader, this.far, this.views, options.now);
     writer.onCommit = this.feed.wake;
-    const copy = config.libsql && new NodeStatus(options.log, reader.copyOf()?.whole ?? false);
+    const copy =
+      config.libsql &&
+      new NodeStatus(options.log, reader.copyOf()?.whole ?? false, () => writer.tail());
     if (copy) {
       copy.onRows = () => {
         this.#keepInPlace();

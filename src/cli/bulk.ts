@@ -42,6 +42,12 @@ export class BulkWriter implements Disposable {
     const db = openWriter(path);
     try {
       const layout = await makeReady(db, path, note);
+      if (db.query("SELECT 1 FROM argo_tail").get()) {
+        throw new SetupError(
+          `${path} is a copy of the signals at a libSQL server.`,
+          "Post them to a node, or write them into another file with --db.",
+        );
+      }
       if (layout.unfillable.length > 0) {
         throw new SetupError(
           `The table signals requires ${layout.unfillable.join(", ")}, which cannot be filled.`,

@@ -62,6 +62,7 @@ const signalsHere = async (config: Config, options: DoctorOptions): Promise<Chec
   ok("configuration", `readable; the signal file is ${config.signalsDb}`),
   directory(config),
   ...file(config, options),
+  ...(await origin(config)),
   ...(await sqlite()),
   space(config),
 ];
@@ -86,6 +87,12 @@ function workers(config: Config): Check[] {
     if (!(error instanceof SetupError)) throw error;
     return [fail(name, error.message, error.fix)];
   }
+}
+
+async function origin(config: Config): Promise<Check[]> {
+  const { originCheck } = await import("./doctor-origin");
+  const check = await originCheck(config);
+  return check ? [check] : [];
 }
 
 /** Loaded where they are looked at. */

@@ -9,6 +9,8 @@ export class NodeStatus {
   onRows: (() => void) | null = null;
   /** True since nothing was missing, or nothing could be had: then what is here is the best there is. */
   settled = false;
+  /** How often nothing was missing. */
+  looks = 0;
   #state: NodeState | null = null;
   #currentAt = performance.now();
   #told = "";
@@ -17,6 +19,8 @@ export class NodeStatus {
   constructor(
     private readonly log: Logger,
     private whole: boolean,
+    /** Has the server looked at now. */
+    readonly look: () => void,
   ) {}
 
   readonly apply = ({ state, reason }: NodeEvent): void => {
@@ -24,7 +28,10 @@ export class NodeStatus {
     this.#state = state;
     const { whole } = this;
     this.whole ||= state.whole;
-    if (state.current) this.#currentAt = performance.now();
+    if (state.current) {
+      this.looks += 1;
+      this.#currentAt = performance.now();
+    }
     if (state.current || reason !== null) this.settled = true;
     this.#log(reason);
     if (state.rows !== rows || this.whole !== whole) this.onRows?.();

@@ -3,9 +3,14 @@ import { fullView } from "../../http/entitlement";
 import type { Feed } from "./feed";
 import type { SignalReader } from "./store";
 
+/** How often it is asked whether the answer is known to be that there is no such id. */
+const lookMs = 100;
 const forever = new AbortController().signal;
 /** A client waits no longer for what another node has told it of. */
 const waitMs = 2_000;
+
+/** A file that follows another one: `looks` counts how often nothing was missing. */
+type Copy = { readonly current: boolean; readonly looks: number; look: () => void };
 
 /**
  * Whether the file holds what a client knows of from somewhere else. It is about what is here, not
@@ -16,7 +21,7 @@ export class Reached {
   constructor(
     private readonly reader: SignalReader,
     private readonly feed: Feed,
-    private readonly copy: { current: boolean } | null,
+    private readonly copy: Copy | null,
   ) {}
 
   /** @throws AppError 503 when this id does not come in time: never an older answer. */
@@ -36,17 +41,20 @@ export class Reached {
   }
 
   async #comes(id: number, signal: AbortSignal): Promise<boolean> {
-    const { feed } = this;
+    const { copy, feed } = this;
     if (this.#headId() >= id) return true;
-    if (!this.copy) return false;
+    if (!copy) return false;
     const until = performance.now() + waitMs;
+    // One may be on its way to here, and one under way: the one after them began after the question.
+    const enough = copy.looks + 3;
+    copy.look();
     for (;;) {
       const watch = feed.watch(fullView);
       try {
         if (this.#headId() >= id) return true;
         const leftMs = until - performance.now();
-        if (leftMs <= 0 || feed.draining || signal.aborted) return false;
-        await watch.changed(leftMs, signal);
+        if (leftMs <= 0 || copy.looks >= enough || feed.draining || signal.aborted) return false;
+        await watch.changed(Math.min(leftMs, lookMs), signal);
       } finally {
         watch.stop();
       }

@@ -1,5 +1,6 @@
 import type { Database, Statement } from "bun:sqlite";
 import { AppError, SetupError } from "../../errors";
+import type { Place } from "../origin/rows";
 import { openDatabase, translate } from "../../platform/sqlite";
 import { indexesFor, inspect, type Layout, strategyOf } from "./layout";
 import { arrivedAt, seen, type Sight } from "./sight";
@@ -201,11 +202,11 @@ export class SignalReader implements Disposable {
   }
 
   /** Of which libSQL server's rows this file is a copy; null where it is nobody's. */
-  copyOf(): { origin: string; whole: boolean } | null {
+  copyOf(): Place | null {
     if (!this.#layout?.books) return null;
-    const sql = "SELECT origin, whole FROM argo_tail";
-    const row = guarded(() => this.#first<{ origin: string; whole: number }>(sql, {}));
-    return row && { origin: row.origin, whole: row.whole === 1 };
+    const sql = "SELECT origin, id, row_sha256 AS rowSha256, whole FROM argo_tail";
+    const row = guarded(() => this.#first<Omit<Place, "whole"> & { whole: number }>(sql, {}));
+    return row && { ...row, whole: row.whole === 1 };
   }
 
   /** Reads one row, whichever is at hand. @throws AppError 503 when that cannot be done. */

@@ -155,11 +155,9 @@ describe("signals at a libSQL server", () => {
   });
 
   test("what no node has is 503, never an older answer; what is no id is 400", async () => {
-    const begun = performance.now();
     const late = await two.get("/api/signals/latest?min_id=999999");
     expect(late.status).toBe(503);
     expect(late.headers.get("retry-after")).toBe("1");
-    expect(performance.now() - begun).toBeGreaterThan(1_900);
     expect(await fieldsOf(await two.get("/api/signals/latest?min_id=-1"))).toEqual(["min_id"]);
     expect(await fieldsOf(await two.get("/api/signals?min_id=x"))).toEqual(["min_id"]);
   });
