@@ -36,6 +36,8 @@ export type NodeState = {
   stopped: string | null;
   /** Rows that this process has copied. */
   rows: number;
+  /** False while another process of this machine copies into the same file. */
+  copies: boolean;
 };
 
 /** The file, in which each `write` is one transaction. */
@@ -77,6 +79,7 @@ export class Node implements AsyncDisposable {
     up: false,
     stopped: null,
     rows: 0,
+    copies: false,
   };
 
   constructor(
@@ -306,7 +309,7 @@ export class Node implements AsyncDisposable {
   }
 
   #set(state: Partial<NodeState>, reason: string | null = null): void {
-    this.#state = { ...this.#state, ...state };
+    this.#state = { ...this.#state, ...state, copies: this.#owned !== null };
     this.tell(this.#state, reason);
   }
 }

@@ -50,15 +50,15 @@ export class NodeStatus {
     return this.#state?.rows ?? 0;
   }
 
-  /** Ids that the server was last known to have beyond those that are here. */
+  /** Ids that the server was last known to have beyond those that are here; 0 where another process copies. */
   get lagIds(): number {
-    const { id, headId } = this.#state ?? { id: 0, headId: 0 };
-    return Math.max(0, headId - id);
+    const { id, headId, copies } = this.#state ?? { id: 0, headId: 0, copies: false };
+    return copies ? Math.max(0, headId - id) : 0;
   }
 
-  /** For how long it is not known that nothing is missing. */
+  /** For how long it is not known that nothing is missing; 0 where another process copies. */
   get lagSeconds(): number {
-    return (performance.now() - this.#currentAt) / 1_000;
+    return this.#state?.copies === false ? 0 : (performance.now() - this.#currentAt) / 1_000;
   }
 
   get stopped(): string | null {
