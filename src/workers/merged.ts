@@ -29,19 +29,26 @@ export class MergedMetrics {
    * The text that Prometheus scrapes: of those who have answered, of those who have not the counters
    * as they were last known, and of those who are gone.
    */
-  async text(answered: ReadonlyMap<number, Snapshot>, workers: number): Promise<string> {
+  async text(
+    answered: ReadonlyMap<number, Snapshot>,
+    workers: number,
+    restarts: number,
+  ): Promise<string> {
+    const silent = workers - answered.size;
     const own = [
-      gauge("argo_workers", "Worker processes.", workers),
-      gauge(
-        "argo_workers_silent",
-        "Those that did not answer this scrape.",
-        workers - answered.size,
+      metric("gauge", "argo_workers", "Worker processes.", workers),
+      metric("gauge", "argo_workers_silent", "Those that did not answer this scrape.", silent),
+      metric(
+        "counter",
+        "argo_worker_restarts_total",
+        "Those that took a dead one's place.",
+        restarts,
       ),
     ];
-    const silent = [...this.#last]
+    const unheard = [...this.#last]
       .filter(([pid]) => !answered.has(pid))
       .map(([, snapshot]) => snapshot.filter(({ type }) => String(type) !== "gauge"));
-    const registry = await merge([own, ...answered.values(), ...silent, await this.#departed]);
+    const registry = await merge([own, ...answered.values(), ...unheard, await this.#departed]);
     return registry.metrics();
   }
 }
@@ -51,10 +58,10 @@ async function merge(snapshots: object[]): Promise<Registry> {
   return AggregatorRegistry.aggregate(snapshots);
 }
 
-const gauge = (name: string, help: string, value: number) => ({
+const metric = (type: string, name: string, help: string, value: number) => ({
   name,
   help,
-  type: "gauge",
+  type,
   aggregator: "sum",
   values: [{ labels: {}, value }],
 });

@@ -22,6 +22,7 @@ export class Peers {
     this.joins = joins;
     this.#channel = new Channel((message) => pipe.send?.(message), {
       leave: (asked: { replaced: boolean }) => this.#leave.resolve(asked),
+      ping: () => true,
       snapshot: () => this.#snapshot(),
       steer: ({ port, away }: { port: number; away: Parameters<typeof steer>[1] }) =>
         steer(port, away),

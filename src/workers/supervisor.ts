@@ -19,6 +19,8 @@ export type SupervisorOptions = {
   port: number;
   /** How long a worker that was told to end may take, milliseconds. */
   endMs: number;
+  /** One that listens and gives no sign of life for so long is killed: it keeps its connections. */
+  hangMs?: number;
   log: Logger;
 };
 
@@ -38,6 +40,7 @@ const startsMax = 5;
 /** Less than it waits for its accounts before it listens without them. */
 const readyMs = 20_000;
 const answerMs = 1_000;
+const hangMsDefault = 20_000;
 const countedKeysMax = 200_000;
 
 /**
@@ -56,10 +59,17 @@ export class Supervisor {
   readonly #tickets = new OwnTickets(() => performance.now());
   readonly #metrics = new MergedMetrics();
   readonly #stopping = new AbortController();
+  /** Workers that were started in the place of one that died. */
+  #restarts = 0;
   #reloading: Promise<void> = Promise.resolve();
 
   private constructor(private readonly options: SupervisorOptions) {
     this.port = options.port;
+    const { hangMs = hangMsDefault } = options;
+    const looks = setInterval(() => {
+      for (const worker of this.#group) void this.#mustLive(worker, hangMs);
+    }, hangMs / 4);
+    this.#stopping.signal.addEventListener("abort", () => clearInterval(looks));
   }
 
   /**
@@ -131,9 +141,20 @@ export class Supervisor {
       const worker = this.#launch(slot, this.#group.length > 0);
       if (!(await worker.listening)) continue;
       if (!isOurs()) return void this.#end(worker, false);
+      this.#restarts += 1;
       log.info({ worker: slot, pid: worker.pid }, "worker started again");
       return this.#settle(worker);
     }
+  }
+
+  async #mustLive(worker: Worker, hangMs: number): Promise<void> {
+    const isAlive = (ms: number) => worker.channel.ask<boolean>("ping", null, ms);
+    // Once more: all of them may have been paused together, this process too.
+    if ((await isAlive(hangMs)) || (await isAlive(hangMs / 4))) return;
+    if (!this.#group.includes(worker)) return;
+    const { slot, pid } = worker;
+    this.options.log.error({ worker: slot, pid }, "worker hangs and is killed");
+    worker.process.kill("SIGKILL");
   }
 
   async #reload(): Promise<void> {
@@ -225,7 +246,7 @@ export class Supervisor {
       this.#metrics.note(pid, snapshot);
     });
     await Promise.all(asked);
-    return this.#metrics.text(answered, workers.length);
+    return this.#metrics.text(answered, workers.length, this.#restarts);
   }
 
   /** With jitter; shorter when it is to stop. */

@@ -73,6 +73,7 @@ test("workers serve one port as one server: commits, keys, numbers, deaths, the 
   const after = await (await fetch(`${url}/metrics`)).text();
   expect(total(after, "argo_ingested_signals_total", "written")).toBe(written);
   expect(total(after, "argo_workers")).toBe(3);
+  expect(total(after, "argo_worker_restarts_total")).toBe(1);
 
   const workers = server.workers();
   expect(await server.stop()).toBe(0);

@@ -83,16 +83,16 @@ test("metrics are added up, and never fall when a worker goes or says nothing", 
       "argo_workers",
       "argo_workers_silent",
     ].map((name) => total(text, name));
-  expect(numbers(await merged.text(both, 2))).toEqual([7, 7, 12, 4, 2, 0]);
+  expect(numbers(await merged.text(both, 2, 0))).toEqual([7, 7, 12, 4, 2, 0]);
   // The second is silent: its counters are as last known, its gauges nobody's.
-  expect(numbers(await merged.text(new Map([[1, a]]), 2))).toEqual([7, 7, 10, 2, 2, 1]);
+  expect(numbers(await merged.text(new Map([[1, a]]), 2, 0))).toEqual([7, 7, 10, 2, 2, 1]);
   merged.ended(1);
   merged.ended(2);
   const c = await counted(5, 13).snapshot();
-  expect(numbers(await merged.text(new Map([[3, c]]), 1))).toEqual([12, 12, 13, 2, 1, 0]);
+  expect(numbers(await merged.text(new Map([[3, c]]), 1, 2))).toEqual([12, 12, 13, 2, 1, 0]);
   merged.note(3, c);
   merged.ended(3);
-  expect(numbers(await merged.text(new Map(), 0)).slice(0, 2)).toEqual([12, 12]);
+  expect(numbers(await merged.text(new Map(), 0, 2)).slice(0, 2)).toEqual([12, 12]);
 });
 
 test("who asks is answered, or knows in time that there is no answer", async () => {
