@@ -1,7 +1,9 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { type App, fieldsOf, problemOf, signal } from "../../harness/app.ts";
+import { type App, fieldsOf, problemOf, signal, WRITE_TOKEN } from "../../harness/app.ts";
 import { type Sqld, sqld } from "../../harness/sqld.ts";
 import { exported, openNode, posted, reaches } from "./nodes.ts";
+
+type Sent = { id: number; duplicate: boolean };
 
 let origin: Sqld;
 let nodes: App[];
@@ -89,6 +91,26 @@ describe("signals at a libSQL server", () => {
     expect(await fieldsOf(other)).toEqual(["Idempotency-Key"]);
     const replayed = await three.post(body, { "Idempotency-Key": "one-of-twenty" });
     expect(replayed.headers.get("idempotency-replayed")).toBe("true");
+  });
+
+  test("an alert that is sent to three nodes at once, and again, is one row", async () => {
+    const before = await total();
+    const address = `http://argo.test/api/hooks/${WRITE_TOKEN}?template=tradingview&confidence=80`;
+    const body = JSON.stringify({ ticker: "ALERT", action: "buy", price: "1.5" });
+    const send = async (i: number): Promise<Sent> => {
+      for (;;) {
+        const node = nodes[i % 3] as App;
+        const response = await node.send(new Request(address, { method: "POST", body }));
+        const text = await response.text();
+        if (response.status === 201) return (JSON.parse(text) as { signals: [Sent] }).signals[0];
+        // The server was locked for longer than an alert is kept waiting.
+        expect(response.status).toBe(503);
+      }
+    };
+    const rows = await Promise.all(Array.from({ length: 20 }, (_, i) => send(i)));
+    expect(new Set(rows.map(({ id }) => id)).size).toBe(1);
+    expect(rows.filter(({ duplicate }) => !duplicate).length).toBeLessThanOrEqual(1);
+    expect(await total()).toBe(before + 1);
   });
 
   test("a post is written wholly or not at all, and its neighbours all the same", async () => {
