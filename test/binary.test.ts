@@ -2,6 +2,7 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { existsSync, statSync } from "node:fs";
 import { spawnChild } from "./harness/children.ts";
 import { startServer, tempDir, until } from "./harness/process.ts";
+import { sqld } from "./harness/sqld.ts";
 
 const root = new URL("..", import.meta.url).pathname;
 const binary = `${root}dist/argo-alpine`;
@@ -66,6 +67,26 @@ test("migrates, imports, serves, is polled, takes a post, ends", async () => {
   expect(await server.stop("SIGTERM")).toBe(0);
   expect(server.logs().at(-1)).toContain('"stopped"');
 }, 30_000);
+
+test("is a node of a libSQL server", async () => {
+  const token = "binary-test-token-1";
+  await using origin = await sqld();
+  using own = tempDir();
+  await using server = await startServer({
+    binary,
+    cwd: own.path,
+    env: { ARGO_WRITE_TOKEN: token, SHUTDOWN_DELAY_SECONDS: "0", LIBSQL_URL: origin.url },
+  });
+  await until(async () => (await fetch(`${server.url}/readyz`)).ok, "a node that is ready");
+  const posted = await fetch(`${server.url}/api/signals`, {
+    method: "POST",
+    headers: { Authorization: `Bearer ${token}`, "Content-Type": "application/json" },
+    body: JSON.stringify({ symbol: "EURUSD", action: "BUY", confidence: 97, entry_price: 1.1 }),
+  });
+  expect(posted.status).toBe(201);
+  const read = await fetch(`${server.url}/api/signals/latest?min_id=1`);
+  expect(await read.json()).toMatchObject([{ id: 1, symbol: "EURUSD" }]);
+});
 
 test("starts the embedded Postgres that it holds", async () => {
   const place = tempDir();

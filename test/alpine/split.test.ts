@@ -226,6 +226,17 @@ describe("it answers as one process does", () => {
     }
   });
 
+  test("no older than the id that a client knows of, by min_id", async () => {
+    const paths = [LATEST, "/api/signals", "/api/stats", "/api/signals/export"];
+    const ask = (path: string, minId: number): Promise<Response> =>
+      split.alpine.call("GET", `${path}?min_id=${minId}`, undefined, READ_TOKEN);
+    for (const path of paths) {
+      const here = await ask(path, 1);
+      await here.arrayBuffer();
+      expect(`${path} ${here.status} ${(await ask(path, 999_999)).status}`).toBe(`${path} 200 503`);
+    }
+  });
+
   test("but nothing is posted to it, and it says where", async () => {
     const response = await split.alpine.call("POST", "/api/signals", signal(), WRITE_TOKEN);
     expect(response.status).toBe(405);
