@@ -41,7 +41,7 @@ export class Polls {
   constructor(private readonly transport: Transport) {}
 
   latest(query: LatestQuery, options: CallOptions): Promise<Page> {
-    return this.#ask(query, this.#pages.get(searchOf(query)), 0, options);
+    return this.#ask(query, this.#pages.get(keyOf(query)), 0, options);
   }
 
   wait(page: Page, waitSeconds: number, options: CallOptions): Promise<Page> {
@@ -49,7 +49,7 @@ export class Polls {
   }
 
   async batch(queries: readonly LatestQuery[], options: CallOptions): Promise<Page[]> {
-    const asked = queries.map((query) => ({ query, known: this.#pages.get(searchOf(query)) }));
+    const asked = queries.map((query) => ({ query, known: this.#pages.get(keyOf(query)) }));
     const requests = asked.map(({ query, known }) => ({
       url: `${path}?${searchOf(query)}`,
       ...(known && { headers: { "If-None-Match": known.etag } }),
@@ -161,7 +161,7 @@ export class Polls {
   }
 
   #keep(page: Page): Page {
-    const key = searchOf(page.query);
+    const key = keyOf(page.query);
     this.#pages.delete(key);
     this.#pages.set(key, page);
     const [oldest] = this.#pages.keys();
@@ -169,6 +169,9 @@ export class Polls {
     return page;
   }
 }
+
+/** What a page is kept by: how new it must be at least is of one call. */
+const keyOf = (query: LatestQuery): string => searchOf({ ...query, min_id: undefined });
 
 function pageOf(query: LatestQuery, headers: Headers, body: unknown): Page {
   if (!Array.isArray(body)) throw new Error(`${path} was answered by something else.`);

@@ -317,4 +317,5 @@ def _params(query: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _key(query: Mapping[str, Any]) -> str:
-    return json.dumps(_params(query))
+    """What a page is kept by: how new it must be at least is of one call."""
+    return json.dumps(_params({**query, "min_id": None}))
