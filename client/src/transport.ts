@@ -155,7 +155,7 @@ export const timedOut = (): DOMException => new DOMException("It took too long."
 /** Waits; an abort ends the wait early. */
 export function sleep(ms: number, signal?: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
-    if (signal?.aborted) return resolve();
+    if (signal?.aborted || ms <= 0) return resolve();
     const done = (): void => {
       clearTimeout(timer);
       signal?.removeEventListener("abort", done);

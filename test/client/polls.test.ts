@@ -79,16 +79,38 @@ test("calls for the same that are under way at once are one request, whoever giv
 });
 
 test("whoever has posted joins no poll that began before", async () => {
+  const released = Promise.withResolvers<void>();
+  let held = 0;
+  using front = Bun.serve({
+    hostname: "127.0.0.1",
+    port: 0,
+    async fetch({ url, method, headers, body }) {
+      const { pathname, search } = new URL(url);
+      const text = method === "POST" ? await new Response(body).text() : null;
+      const init = { method, headers, body: text, decompress: false };
+      const answer = await fetch(at.url + pathname + search, init);
+      if (method === "GET" && (held += 1) === 1) await released.promise;
+      return answer;
+    },
+  });
   let secret = READ_TOKEN;
-  const argo = reader(at.url, { token: () => secret });
-  for (let i = 0; i < 20; i += 1) {
-    const early = argo.latest();
-    secret = WRITE_TOKEN;
-    const [mine] = await argo.post(signals(1));
-    secret = READ_TOKEN;
-    expect((await argo.latest()).headId).toBe(mine?.id ?? 0);
-    await early;
-  }
+  const argo = reader(front.url.href, { token: () => secret });
+  const early = argo.latest();
+  await until(() => held === 1, "the answer to the early one");
+  secret = WRITE_TOKEN;
+  const [mine] = await argo.post(signals(1));
+  secret = READ_TOKEN;
+  expect((await argo.latest()).headId).toBe(mine?.id ?? 0);
+  released.resolve();
+  expect((await early).headId).toBeLessThan(mine?.id ?? 0);
+});
+
+test("who waits after a page that others have gone past is answered at once", async () => {
+  const argo = reader(at.url);
+  const page = await argo.latest({ limit: 1 });
+  const [written] = await writer(at.url).post(signals(1, { timestamp: undefined }));
+  const newer = await argo.latest({ limit: 1 });
+  expect(await argo.wait(page, 20)).toMatchObject({ headId: written?.id, etag: newer.etag });
 });
 
 test("pollers of one client each see every change, and end quietly", async () => {
@@ -101,7 +123,7 @@ test("pollers of one client each see every change, and end quietly", async () =>
   });
   await until(() => seen.every((heads) => heads.length === 1), "the first pages");
   for (let i = 0; i < 3; i += 1) {
-    const [written] = await writer(at.url).post(signals(1));
+    const [written] = await writer(at.url).post(signals(1, { timestamp: undefined }));
     await until(() => seen.every((heads) => heads.at(-1) === written?.id), "the change");
   }
   stop.abort();

@@ -121,6 +121,7 @@ test("a bot that is slow holds little, is cut off, and comes back for the rest",
   const events = stream.events();
   await events.next();
   using engine = new Database(at.db, { readwrite: true });
+  engine.run("PRAGMA busy_timeout = 5000");
   const insert = engine.query(
     "INSERT INTO signals (symbol, action, confidence, entry_price, timestamp, strategy, sha256) VALUES ('SPX', 'BUY', 50, 1, '2026-01-01T00:00:00Z', ?, '')",
   );
@@ -146,6 +147,33 @@ test("a bot that is slow holds little, is cut off, and comes back for the rest",
   await events.return();
   expect(drops).toContain("slow");
 }, 30_000);
+
+test("what comes twice is given once, what is unknown is passed over, and who is busy is left alone", async () => {
+  const asked: [since: string | null, atMs: number][] = [];
+  const signal = (id: number): string => `event: signal\nid: ${id}\ndata: {"id":${id}}\n\n`;
+  const answers = [
+    () => new Response(null, { status: 503, headers: { "Retry-After": "0" } }),
+    () =>
+      new Response(
+        `event: head\nid: 1\ndata: {"id":3}\n\n: a comment\n\nevent: news\ndata: 7\n\n${signal(2)}${signal(2)}${signal(1)}retry: 300\nevent: end\nid: 2\ndata: {"reason":"unavailable","id":2}\n\n`,
+      ),
+    () => new Response(`${signal(2)}${signal(3)}event: signal\nid: 4\nda`),
+    () => new Response(signal(4)),
+  ];
+  using fake = Bun.serve({
+    hostname: "127.0.0.1",
+    port: 0,
+    fetch({ url }) {
+      asked.push([new URL(url).searchParams.get("since_id"), performance.now()]);
+      return answers.shift()?.() ?? new Response(null, { status: 404 });
+    },
+  });
+  await using bot = follow(reader(fake.url.href), {}, { sinceId: 1 });
+  expect(await bot.done.catch((error: unknown) => error)).toMatchObject({ status: 404 });
+  expect(bot.ids).toEqual([2, 3, 4]);
+  expect(asked.map(([since]) => since)).toEqual(["1", "1", "2", "3", "4"]);
+  expect((asked[2]?.[1] ?? 0) - (asked[1]?.[1] ?? 0)).toBeGreaterThanOrEqual(300);
+});
 
 test("a cursor of another file is told of, and goes on from the head", async () => {
   await using at = await serve();
