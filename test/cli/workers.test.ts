@@ -84,7 +84,7 @@ test("they are replaced one by one, and no request fails; streams resume on othe
   using dir = tempDir();
   await using server = await startWorkers(dir.path, 2);
   const before = server.workers();
-  const load = new Load(server.url).keep(4).connect(8).post(2).stream(4);
+  const load = new Load(server.url).keep(4).connect(8).post(2).stream(3).socket(3);
   await until(() => load.posted.length > 10, "posts");
   await server.reload();
   expect(server.workers().filter((pid) => before.includes(pid))).toEqual([]);

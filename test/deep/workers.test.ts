@@ -31,7 +31,7 @@ test("kill -9 of workers and of their supervisor under load", async () => {
   using dir = tempDir();
   const env = { PORT: `${freePort()}` };
   let server = await startWorkers(dir.path, 4, { env });
-  const load = new Load(server.url, true).keep(4).connect(4).post(4).stream(8);
+  const load = new Load(server.url, true).keep(4).connect(4).post(4).stream(6).socket(4);
   const kills = { workers: 0, supervisors: 0, reloads: 0 };
   const endsAt = performance.now() + 40_000;
   try {
@@ -70,7 +70,7 @@ test("kill -9 of workers and of their supervisor under load", async () => {
 test("replaced again and again under load: no request fails, and the numbers add up", async () => {
   using dir = tempDir();
   await using server = await startWorkers(dir.path, 3);
-  const load = new Load(server.url).keep(8).connect(32).post(2).stream(8);
+  const load = new Load(server.url).keep(8).connect(32).post(2).stream(6).socket(4);
   const begun = performance.now();
   for (let round = 0; round < 5; round += 1) await server.reload();
   const seconds = (performance.now() - begun) / 1000;

@@ -1,6 +1,7 @@
 /** Several workers of one server, as tests break and load them. */
 import { type Answer, LATEST, signal, Wire, WRITE_TOKEN } from "../faults/harness.ts";
 import { Events } from "./events.ts";
+import { Messages } from "./messages.ts";
 import { startServer, type Server, type ServerOptions } from "./process.ts";
 import { childrenOf } from "./servers.ts";
 
@@ -68,7 +69,7 @@ export class Load {
   resumed = 0;
   #stopped = false;
   readonly #running: Promise<void>[] = [];
-  readonly #streams = new AbortController();
+  readonly #over = new AbortController();
   readonly #streaming: Promise<void>[] = [];
 
   constructor(
@@ -117,25 +118,42 @@ export class Load {
 
   /** So many streams from the first signal on, each of which resumes where it was cut. */
   stream(count: number): this {
+    return this.#follow(count, async (ids) => {
+      const path = `/api/signals/stream?since_id=${ids.at(-1) ?? 0}`;
+      const headers = { Connection: "close" };
+      const response = await fetch(this.url + path, { headers, signal: this.#over.signal });
+      if (response.status === 503 && this.mayCut) return;
+      await using events = new Events(response);
+      this.resumed += 1;
+      for (;;) {
+        const event = await events.next(20_000);
+        if (event === null || event.event === "end") return;
+        if (event.event === "signal") ids.push(event.id);
+      }
+    });
+  }
+
+  /** The same over WebSockets. */
+  socket(count: number): this {
+    return this.#follow(count, async (ids) => {
+      await using messages = await Messages.open(`${this.url}/api/signals/ws`);
+      const close = () => messages.socket.close();
+      this.#over.signal.addEventListener("abort", close);
+      await messages.subscribe({ resume_from: ids.at(-1) ?? 0 });
+      this.resumed += 1;
+      for (;;) {
+        const message = await messages.next(20_000);
+        if (message === null || message.type === "end") return;
+        if (message.type === "signal") ids.push(message.id ?? NaN);
+      }
+    });
+  }
+
+  #follow(count: number, connect: (ids: number[]) => Promise<void>): this {
     for (let i = 0; i < count; i += 1) {
       const ids: number[] = [];
       this.streamed.push(ids);
-      const stream = async (): Promise<void> => {
-        const path = `/api/signals/stream?since_id=${ids.at(-1) ?? 0}`;
-        const response = await fetch(`${this.url}${path}`, {
-          headers: { Connection: "close" },
-          signal: this.#streams.signal,
-        });
-        if (response.status === 503 && this.mayCut) return;
-        await using events = new Events(response);
-        this.resumed += 1;
-        for (;;) {
-          const event = await events.next(20_000);
-          if (event === null || event.event === "end") return;
-          if (event.event === "signal") ids.push(event.id);
-        }
-      };
-      this.#streaming.push(this.#loop(stream, this.#streams.signal));
+      this.#streaming.push(this.#loop(() => connect(ids), this.#over.signal));
     }
     return this;
   }
@@ -145,7 +163,7 @@ export class Load {
     this.#stopped = true;
     await Promise.all(this.#running);
     const caughtUp = await this.#caughtUp(10_000);
-    this.#streams.abort();
+    this.#over.abort();
     await Promise.all(this.#streaming);
     return caughtUp;
   }
