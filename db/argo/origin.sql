@@ -1,5 +1,6 @@
 -- What this server keeps at a libSQL server beside the engine's table, which holds the rows of all
--- nodes. Each node tails it by id into its own file.
+-- nodes. Each node tails it by id into its own file. Where the server began with a file that was
+-- served by itself, what that file had noted stays.
 
 -- The name by which nodes know this database again, and the secret that their cursors share. A node
 -- that writes says which `writes` it has decided by: where another one came first it has no turn.
@@ -16,28 +17,33 @@ CREATE TABLE argo_origin (
 INSERT INTO argo_origin VALUES (1, 1, lower(hex(randomblob(16))), lower(hex(randomblob(32))), 0, 0, 1);
 
 -- When a row arrived here. Rows that were there before have none.
-CREATE TABLE argo_received (id INTEGER PRIMARY KEY, received_at TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS argo_received (id INTEGER PRIMARY KEY, received_at TEXT NOT NULL);
 
 -- The row that a correction corrects.
-CREATE TABLE argo_supersedes (id INTEGER PRIMARY KEY, supersedes INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS argo_supersedes (id INTEGER PRIMARY KEY, supersedes INTEGER NOT NULL);
 
 -- Answers to posts with an Idempotency-Key; `key` is a hash of producer and key.
-CREATE TABLE argo_idempotency (
+CREATE TABLE IF NOT EXISTS argo_idempotency (
     key TEXT PRIMARY KEY,
     body_sha256 TEXT NOT NULL,
     answer TEXT NOT NULL,
     created_at TEXT NOT NULL
 );
-CREATE INDEX idx_argo_idempotency_created ON argo_idempotency (created_at);
+CREATE INDEX IF NOT EXISTS idx_argo_idempotency_created ON argo_idempotency (created_at);
 
 -- What was deleted for its age, by our hash of its content.
-CREATE TABLE argo_forgotten (
-    content TEXT PRIMARY KEY,
+CREATE TABLE IF NOT EXISTS argo_forgotten (
+    content BLOB PRIMARY KEY,
     id INTEGER NOT NULL,
     sha256 TEXT
 ) WITHOUT ROWID;
 
 CREATE INDEX argo_signals_content ON signals (symbol, timestamp);
+
+DROP TRIGGER IF EXISTS argo_signals_insert;
+DROP TRIGGER IF EXISTS argo_signals_update;
+DROP TRIGGER IF EXISTS argo_signals_move;
+DROP TRIGGER IF EXISTS argo_signals_delete;
 
 CREATE TRIGGER argo_signals_insert AFTER INSERT ON signals BEGIN
     DELETE FROM argo_received WHERE id = NEW.id;

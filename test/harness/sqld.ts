@@ -1,5 +1,5 @@
 /** The libSQL server that tests talk to, on a free port of 127.0.0.1. */
-import { chmodSync, cpSync, rmSync } from "node:fs";
+import { chmodSync, cpSync, mkdirSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { type Client, createClient } from "@libsql/client/http";
 import { spawnChild } from "./children.ts";
@@ -24,14 +24,21 @@ const program = (): string => {
   return path;
 };
 
-/** A libSQL server of the caller's own, empty: it is there in some 30 ms. */
-export async function sqld(): Promise<Sqld> {
+/**
+ * A libSQL server of the caller's own, there in some 30 ms: empty, or beginning with an SQLite file
+ * that `fill` makes at a path.
+ */
+export async function sqld(fill?: (path: string) => void): Promise<Sqld> {
   const dir = tempDir();
   const port = freePort();
   const url = `http://127.0.0.1:${port}`;
   const data = dir.file("data");
   const saved = dir.file("saved");
   const logPath = dir.file("sqld.log");
+  if (fill) {
+    mkdirSync(join(data, "dbs/default"), { recursive: true });
+    fill(join(data, "dbs/default/data"));
+  }
   const command = [program(), "--no-welcome", "--http-listen-addr", `127.0.0.1:${port}`];
   command.push("--db-path", data);
   const server = faulty({

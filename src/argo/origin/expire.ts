@@ -46,7 +46,7 @@ export async function expireSome(origin: Origin, before: string, after: number):
   return { deleted: old.length, lastId: last ? Number(last["id"]) : null };
 }
 
-function buried({ id, values }: OriginRow): (string | number | null)[] {
+function buried({ id, values }: OriginRow): (string | number | null | Uint8Array)[] {
   const [, symbol, action, entry, target, stop, confidence, strategy, timestamp, sha256] = values;
   const shown = {
     id,
@@ -65,5 +65,5 @@ function buried({ id, values }: OriginRow): (string | number | null)[] {
   };
   const row = tidy(shown as Signal);
   const content = hashOfRow(row);
-  return [content, id, row.sha256 === content ? null : row.sha256];
+  return [Uint8Array.fromHex(content), id, row.sha256 === content ? null : row.sha256];
 }

@@ -11,6 +11,9 @@ type Known = { row: Accept; supersedes: number | null };
 type Added = { id: number; draft: Draft };
 type Argument = string | number | null;
 
+/** Results ahead of those whose number depends on the posts. */
+const fixed = 4;
+
 /** Rows of one statement: their values are bound, which keeps each number as it is. */
 const rowsPerStatement = 500;
 
@@ -60,26 +63,25 @@ export class OriginLedger implements Ledger {
         args: [JSON.stringify(keys)],
       },
       {
-        sql: "SELECT content, id, sha256 FROM argo_forgotten WHERE content IN (SELECT value FROM json_each(?))",
-        args: [JSON.stringify(deduped.map(({ sha256 }) => sha256))],
-      },
-      {
         sql: 'SELECT id FROM "signals" WHERE id IN (SELECT value FROM json_each(?))',
         args: [JSON.stringify(named)],
       },
       ...same,
+      ...chunks(deduped).map(forgottenAmong),
     ]);
     const { headId, writes } = mustStand(place, results);
     const rows = (at: number): Row[] => results[at]?.rows ?? [];
     const remembered = new Map(rows(2).map((row) => [String(row["key"]), rememberedOf(row)]));
     const ledger = new OriginLedger(headId, writes, remembered);
-    for (const row of rows(3)) {
-      const content = String(row["content"]);
+    // After these: rows that say the same, then those that were deleted.
+    const found = fixed + same.length;
+    for (const row of results.slice(found).flatMap((result) => result.rows)) {
+      const content = new Uint8Array(row["content"] as ArrayBuffer).toHex();
       const sha256 = text(row["sha256"]) ?? content;
       ledger.#forgotten.set(content, { id: Number(row["id"]), sha256, duplicate: true });
     }
-    for (const row of rows(4)) ledger.#there.add(Number(row["id"]));
-    for (const row of results.slice(5).flatMap((result) => result.rows)) {
+    for (const row of rows(3)) ledger.#there.add(Number(row["id"]));
+    for (const row of results.slice(fixed, found).flatMap((result) => result.rows)) {
       const draft = deduped[Number(row["n"])];
       const supersedes = row["supersedes"] == null ? null : Number(row["supersedes"]);
       const sha256 = text(row["sha256"]) ?? "";
@@ -213,6 +215,12 @@ function sameAs(drafts: readonly Draft[], from: number): InStatement {
     ]),
   };
 }
+
+/** Finds which of these were deleted for their age. */
+const forgottenAmong = (drafts: readonly Draft[]): InStatement => ({
+  sql: `SELECT content, id, sha256 FROM argo_forgotten WHERE content IN (${drafts.map(() => "?").join(",")})`,
+  args: drafts.map(({ sha256 }) => Uint8Array.fromHex(sha256)),
+});
 
 const tuples = (rows: number, columns: number): string => {
   const one = `(${Array.from({ length: columns }, () => "?").join(",")})`;

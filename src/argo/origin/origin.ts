@@ -100,6 +100,11 @@ export class Origin implements Disposable {
       if (made) return made;
       const isThere = await mustFit(read);
       await transaction.executeMultiple(`${isThere ? "" : `${table};`}\n${own}`);
+      // Of a file that was served by itself before.
+      const [served] = await read(["SELECT 1 FROM sqlite_master WHERE name = 'argo_expired'"]);
+      if (served?.rows.length === 1) {
+        await read(["UPDATE argo_origin SET expired = (SELECT id FROM argo_expired)"]);
+      }
       const identity = await this.#known(read);
       if (!identity) throw new Error("the tables that were just made are not there");
       return identity;

@@ -1,10 +1,12 @@
 import { describe, expect, test } from "bun:test";
 import { Database } from "bun:sqlite";
+import { originCheck } from "../../../src/cli/doctor-origin.ts";
 import { type App, openApp, problemOf, signal } from "../../harness/app.ts";
+import { Events } from "../../harness/events.ts";
 import { tempDir, until } from "../../harness/process.ts";
 import { tcpProxy } from "../../harness/proxy.ts";
 import { sqld } from "../../harness/sqld.ts";
-import { exported, openNode, posted, reaches } from "./nodes.ts";
+import { exported, openNode, posted, reaches, type Row } from "./nodes.ts";
 
 let minutes = 0;
 const fresh = (more: Record<string, unknown> = {}) => {
@@ -68,6 +70,21 @@ describe("the libSQL server", () => {
     }
   });
 
+  test("a stream that goes on at a node that is behind waits for it, and is not told that it is ahead", async () => {
+    await using origin = await sqld();
+    await using node = await openNode(origin, { env: { LIBSQL_POLL_MS: "60000" } });
+    const insert =
+      "INSERT INTO signals (symbol, action, entry_price, confidence, timestamp) VALUES ('A', 'BUY', 1, 50, '2026') RETURNING id";
+    for (const path of ["stream?since_id=1", "latest?min_id=2"]) {
+      await origin.client.execute(insert);
+      const response = await node.get(`/api/signals/${path}`);
+      expect(response.status).toBe(200);
+      if (!path.startsWith("stream")) continue;
+      await using events = new Events(response);
+      expect((await events.must("head")).id).toBe(1);
+    }
+  });
+
   test("a token that is refused is named, and stands in no answer", async () => {
     await using server = Object.assign(
       Bun.serve({
@@ -103,6 +120,7 @@ describe("a node refuses to go backwards", () => {
     const [third = 0] = await posted(node, fresh());
     await reaches(node, third);
     const before = await exported(node);
+    expect(await originCheck(node.deps.config)).toMatchObject({ status: "ok" });
 
     await origin.stop();
     origin.restore();
@@ -115,6 +133,10 @@ describe("a node refuses to go backwards", () => {
     expect((await health(node)).status).toBe("degraded");
     expect((await node.get("/readyz")).status).toBe(200);
     expect(await exported(node)).toEqual(before);
+    expect(await originCheck(node.deps.config)).toMatchObject({
+      status: "fail",
+      detail: expect.stringContaining("restored to an older state"),
+    });
 
     // Others go on writing there, past where this node was: then the same ids are other rows.
     for (let i = 0; i < 3; i += 1) {
@@ -187,6 +209,40 @@ describe("a node", () => {
       expect(node.deps.argo.node?.rows).toBe(50);
       expect(await exported(node)).toEqual(await exported(first));
     }
+  });
+
+  test("a file that was served by itself becomes the server's, with all that was noted", async () => {
+    using dir = tempDir();
+    const keyed = fresh({ timestamp: undefined });
+    const key = { "Idempotency-Key": "from-before" };
+    let before: unknown;
+    let answer: string;
+    const env = { SIGNALS_RETENTION_DAYS: "1" };
+    const old = fresh();
+    {
+      await using alone = await openApp({ dir: dir.path, now: Date.now(), env });
+      await posted(alone, old);
+      alone.clock.ms += 2 * 86_400_000;
+      const [id = 0] = await posted(alone, fresh());
+      await alone.deps.argo.writer.forget();
+      await posted(alone, fresh({ supersedes: id }));
+      answer = await (await alone.post(keyed, key)).text();
+      before = await exported(alone);
+    }
+    await using origin = await sqld((path) => {
+      using file = new Database(`${dir.path}/signals.db`);
+      file.query("VACUUM INTO ?").run(path);
+    });
+    await using node = await openNode(origin);
+    expect(await exported(node)).toEqual(before as Row[]);
+    expect(await (await node.post(keyed, key)).text()).toBe(answer);
+    // Deleted there for its age, and still known.
+    expect(await posted(node, old)).toEqual([3_490]);
+    expect((await exported(node)).at(-1)?.id).toBe(3_493);
+    const gap = await node.get("/api/signals/export?since_id=1");
+    expect(gap.headers.get("signal-gap")).toBe("from=2, to=3490");
+    await gap.body?.cancel();
+    expect(await posted(node, fresh())).toEqual([3_494]);
   });
 
   test("two on one file copy each row once, and both know of it", async () => {
