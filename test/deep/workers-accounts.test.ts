@@ -1,7 +1,9 @@
 /** Accounts behind several workers of one server: what is revoked or counted at one holds at all. */
 import { expect, test } from "bun:test";
 import { serveAccounts } from "../harness/accounts.ts";
+import { Events } from "../harness/events.ts";
 import { until } from "../harness/process.ts";
+import { childrenOf } from "../harness/servers.ts";
 
 test("what is revoked at one worker is refused by all, and logins are counted once", async () => {
   await using accounts = await serveAccounts("source", "postgres+redis", { ASYNC_WORKERS: "3" });
@@ -62,3 +64,30 @@ test("what is revoked at one worker is refused by all, and logins are counted on
   expect(told()).toBe(1);
   expect(await server.stop()).toBe(0);
 }, 40_000);
+
+test("the newest stream wins at whichever worker, and a killed one's count no more", async () => {
+  await using accounts = await serveAccounts("source", "postgres+redis", { ASYNC_WORKERS: "3" });
+  const { server } = accounts;
+  const member = await accounts.member();
+  const headers = { Authorization: `Bearer ${member.access}`, Connection: "close" };
+  const open = async (): Promise<Events> => {
+    const events = new Events(await fetch(`${server.url}/api/signals/stream`, { headers }));
+    await events.must("head");
+    return events;
+  };
+  // A starter has one.
+  let last = await open();
+  for (let i = 0; i < 12; i += 1) {
+    const next = await open();
+    expect((await last.must("end", 1_000)).data["reason"]).toBe("replaced");
+    last = next;
+  }
+  for (const pid of childrenOf(server.pid)) process.kill(pid, "SIGKILL");
+  await until(
+    async () => (await fetch(`${server.url}/readyz`).catch(() => null))?.ok === true,
+    "workers are back",
+    20_000,
+  );
+  await using after = await open();
+  expect(await after.isQuiet(3_000)).toBe(true);
+}, 60_000);

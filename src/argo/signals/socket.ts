@@ -26,8 +26,9 @@ export type Shared = {
   readonly source: Source;
   readonly topics: Topics;
   readonly now: () => number;
-  /** Those who wait for something that may not come: looked at a few times a second. */
-  readonly waiting: Set<Socket>;
+  /** Has it looked at a few times a second: it waits for something that may not come. */
+  readonly attend: (socket: Socket) => void;
+  readonly leave: (socket: Socket) => void;
   /** Called once, when it is over; null when the client went away. */
   readonly onEnd: (socket: Socket, reason: CloseReason | null) => void;
 };
@@ -66,7 +67,7 @@ export class Socket implements Sink, OpenStream {
     private readonly all: Shared,
   ) {
     this.#sinceMs = all.now();
-    all.waiting.add(this);
+    all.attend(this);
   }
 
   get meter() {
@@ -130,7 +131,7 @@ export class Socket implements Sink, OpenStream {
   /** The connection is no more. */
   gone(): void {
     this.#sequence?.stop();
-    this.all.waiting.delete(this);
+    this.all.leave(this);
     this.#leave(null);
   }
 
@@ -183,9 +184,9 @@ export class Socket implements Sink, OpenStream {
 
   #subscribe(asked: Subscribe): void {
     this.#sequence?.stop();
-    const { source, waiting } = this.all;
+    const { source, leave } = this.all;
     const sinceId = asked.resume_from ?? null;
-    waiting.delete(this);
+    leave(this);
     const sequence = new Sequence(source, this.reader.view, filterOf(asked), sinceId, this);
     this.#sequence = sequence;
     const failed = (error: unknown): void => {
@@ -210,7 +211,7 @@ export class Socket implements Sink, OpenStream {
 
   #wait(): void {
     this.#sinceMs = this.all.now();
-    this.all.waiting.add(this);
+    this.all.attend(this);
   }
 
   /** Sends what was missed for as long as the client takes it. */

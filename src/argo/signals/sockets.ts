@@ -33,7 +33,12 @@ export class Sockets {
   constructor(private readonly deps: Deps) {
     const { source, streams, now } = deps;
     const onEnd = streams.drop;
-    this.#shared = { source, topics: new Topics(), waiting: this.#waiting, now, onEnd };
+    const attend = (socket: Socket): void => {
+      this.#waiting.add(socket);
+      this.#timer ??= setInterval(this.#look, lookEveryMs);
+    };
+    const leave = (socket: Socket): void => void this.#waiting.delete(socket);
+    this.#shared = { source, topics: new Topics(), now, attend, leave, onEnd };
   }
 
   /**
@@ -53,7 +58,6 @@ export class Sockets {
     }
     streams.hold(socket);
     streams.begun(exchange);
-    this.#timer ??= setInterval(this.#look, lookEveryMs);
     // Not sent: Bun has answered. It is what is counted and logged.
     return new Response(null, { status: 101 });
   }

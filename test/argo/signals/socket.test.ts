@@ -238,6 +238,12 @@ describe("what is not understood", () => {
     app.clock.ms += 200;
     expect(await messages.closed).toEqual({ code: 1008, reason: "idle" });
     expect(subscribed.socket.readyState).toBe(WebSocket.OPEN);
+    // Also who had something and asks for nothing any more, when nobody else waits.
+    await Bun.sleep(300);
+    subscribed.send({ type: "unsubscribe" });
+    await subscribed.must("unsubscribed");
+    app.clock.ms += 5_100;
+    expect(await subscribed.closed).toEqual({ code: 1008, reason: "idle" });
   });
 });
 
