@@ -1,4 +1,5 @@
-"""A bot on the Python client: `bot.py WHAT URL TOKEN [MORE]`. Prints what it is given as lines of JSON."""
+"""A bot on the Python client: `bot.py WHAT URL TOKEN [MORE]`. Prints what it is given as JSON."""
+
 import json
 import random
 import sys

@@ -102,22 +102,22 @@ class Client:
                 "url": str(httpx.URL("/api/signals/latest", params=_params(query))),
                 "headers": {} if page is None else {"If-None-Match": page.etag},
             }
-            for query, page in zip(queries, known)
+            for query, page in zip(queries, known, strict=True)
         ]
         request = self._http.build_request("POST", "/api/batch", json={"requests": requests})
         parts = self._send(request, self._deadline).json()["responses"]
-        answers = [
-            httpx.Response(part["status"], headers=part["headers"], json=part["body"])
-            for part in parts
-        ]
-        pages = [
-            page if page is not None and answer.status_code == 304 else self._keep(query, answer)
-            for query, page, answer in zip(queries, known, answers)
-            if answer.is_success or answer.status_code == 304
-        ]
-        for answer in answers:
-            if not answer.is_success and answer.status_code != 304:
-                raise ArgoError(answer)
+        pages: list[Page] = []
+        refused: ArgoError | None = None
+        for query, page, part in zip(queries, known, parts, strict=True):
+            answer = httpx.Response(part["status"], headers=part["headers"], json=part["body"])
+            if answer.status_code == 304 and page is not None:
+                pages.append(page)
+            elif answer.is_success:
+                pages.append(self._keep(query, answer))
+            else:
+                refused = refused or ArgoError(answer)
+        if refused is not None:
+            raise refused
         return pages
 
     def wait(self, page: Page, seconds: int = 25) -> Page:
@@ -175,7 +175,9 @@ class Client:
         while True:
             try:
                 with self._open("/api/signals/export", {"since_id": since_id}) as response:
-                    gap = re.fullmatch(r"from=(\d+), to=(\d+)", response.headers.get("Signal-Gap", ""))
+                    gap = re.fullmatch(
+                        r"from=(\d+), to=(\d+)", response.headers.get("Signal-Gap", "")
+                    )
                     if gap:
                         since, until = map(int, gap.groups())
                         on_notice({"type": "gap", "id": since_id, "from": since, "to": until})
@@ -279,7 +281,9 @@ class Client:
             raise error
         time.sleep(self._pause_after(error, failures))
 
-    def _pause_after(self, error: Exception | None, failures: int, first: float | None = None) -> float:
+    def _pause_after(
+        self, error: Exception | None, failures: int, first: float | None = None
+    ) -> float:
         """Seconds: what the server asked for, then full jitter, so that bots come back apart."""
         asked = (error.retry_after or 0.0) if isinstance(error, ArgoError) else 0.0
         ceiling = min(self._backoff_max, (first or self._backoff) * 2 ** min(failures, 20))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 #: What a stream tells besides signals: a `type`, and `id`, which is where to resume. `head` has
 #: `head_id`, the highest id that is visible; `ahead` says that the cursor was above that (another
-#: file, another plan, deleted rows); `gap` that of the ids `from` to `to` some may be missing, deleted
-#: for their age; `dropped`, with `reason` and `pause` in seconds, that the connection was lost.
+#: file, another plan, deleted rows); `gap` that of the ids `from` to `to` some may be missing,
+#: deleted for their age; `dropped`, with `reason` and `pause` in seconds, that the connection was
+#: lost.
 Notice = dict[str, Any]
 
 #: How long a connection must have lasted to be none that fails at once, seconds.
@@ -34,14 +35,14 @@ def warn(notice: Notice) -> None:
 
 
 class Stream:
-    """Iterates signals as they come, ascending by id, each once, over as many connections as it takes.
+    """Signals as they come, ascending by id, each once, over as many connections as it takes.
 
     Raises StreamEnded when the server ends it for good: `unauthorized`, or `replaced` by a newer
     stream of the account, unless it is to return when replaced. A bot that is slow slows it down.
     """
 
-    #: Where another stream may resume: everything up to this id was given out. Save it when a signal
-    #: has been acted on. None until the first connection has begun.
+    #: Where another stream may resume: everything up to this id was given out. Save it when a
+    #: signal has been acted on. None until the first connection has begun.
     cursor: int | None
 
     def __init__(
@@ -95,7 +96,7 @@ class Stream:
             return (self._retry or 0.0) + self._client._pause_after(None, failures)
         return self._client._pause_after(error, failures, self._retry)
 
-    def _connection(self) -> Iterator[Notice]:
+    def _connection(self) -> Generator[Notice, None, str]:
         """One connection. Returns why it is over."""
         params = {**self._filters, "since_id": self.cursor}
         with self._client._open("/api/signals/stream", params) as response:
@@ -130,7 +131,7 @@ class Stream:
         return reason
 
     def _take(self, name: str, last_id: str, data: dict[str, Any]) -> Notice | None:
-        """Moves the cursor. None for what was given out before, and what a later server may tell."""
+        """Moves the cursor. None for what was given before, and what a later server may tell."""
         if name not in ("signal", "head", "ahead", "gap"):
             return None
         at = int(last_id)
