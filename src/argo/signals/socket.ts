@@ -167,6 +167,7 @@ export class Socket implements Sink, OpenStream {
   }
 
   head(cursor: number, headId: number): void {
+    this.#topic?.flush(this);
     this.#send(headMessage(cursor, headId));
   }
 

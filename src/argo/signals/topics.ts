@@ -45,15 +45,39 @@ export class Topics {
   }
 }
 
+/** Those who are told in one turn of the event loop: more would keep polls waiting for longer. */
+const listenersPerTurn = 100;
+
+/** As many of a topic's listeners as are told at once: a topic of Bun's own. */
+class Group {
+  readonly listeners = new Set<Listener>();
+  /** How many messages it was sent since the topic began. */
+  sent: number;
+
+  constructor(
+    readonly name: string,
+    sent: number,
+  ) {
+    this.sent = sent;
+  }
+}
+
 /**
- * One topic of Bun's own publish and subscribe: what passes is written once for all its sockets.
- * Bun would drop what a slow one does not take, and say nothing. So it is looked who does not read
- * as often as bytes are sent, and they are cut off long before that.
+ * Those who are told the same. What passes is written once by Bun's own publish and subscribe, to
+ * one group of sockets in each turn of the event loop, so that polls come in between: ten thousand
+ * take 50 ms. Bun would drop what a slow one does not take, and say nothing. So it is looked who
+ * does not read as often as bytes are sent, and they are cut off long before that.
  */
 export class Topic implements Follower {
-  readonly #listeners = new Set<Listener>();
+  readonly #groups = new Set<Group>();
+  readonly #groupOf = new Map<Listener, Group>();
   /** How many of these each meter counts for. */
   readonly #meters = new Map<Meter, number>();
+  /** What not all groups were sent yet, and how many were sent to all before. */
+  #messages: string[] = [];
+  #before = 0;
+  #spreading = false;
+  #made = 0;
   #bytes = 0;
 
   constructor(
@@ -62,20 +86,34 @@ export class Topic implements Follower {
     private readonly server: Server<unknown>,
   ) {}
 
+  /** Messages since the topic began. */
+  get #told(): number {
+    return this.#before + this.#messages.length;
+  }
+
   get size(): number {
-    return this.#listeners.size;
+    return this.#groupOf.size;
   }
 
   add(who: Listener): void {
-    who.subscribe(this.name);
-    this.#listeners.add(who);
+    const group = this.#withRoom();
+    // What came before was replayed.
+    this.#send(group);
+    who.subscribe(group.name);
+    group.listeners.add(who);
+    this.#groupOf.set(who, group);
     const { meter } = who;
     if (meter) this.#meters.set(meter, (this.#meters.get(meter) ?? 0) + 1);
   }
 
   delete(who: Listener): void {
-    if (!this.#listeners.delete(who)) return;
-    who.unsubscribe(this.name);
+    const group = this.#groupOf.get(who);
+    if (!group) return;
+    this.#send(group);
+    this.#groupOf.delete(who);
+    group.listeners.delete(who);
+    if (group.listeners.size === 0) this.#groups.delete(group);
+    who.unsubscribe(group.name);
     const { meter } = who;
     if (!meter) return;
     const left = (this.#meters.get(meter) ?? 0) - 1;
@@ -83,24 +121,72 @@ export class Topic implements Follower {
     else this.#meters.delete(meter);
   }
 
+  /** Sends this one all that was told, before something that goes to it alone. */
+  flush(who: Listener): void {
+    const group = this.#groupOf.get(who);
+    if (group) this.#send(group);
+  }
+
   take(frames: readonly Frame[]): void {
     for (const frame of frames) {
       if (!passes(frame.signal, this.filter)) continue;
-      this.#publish(frame.message);
+      this.#tell(frame.message);
       for (const [meter, times] of this.#meters) meter.deliver(frame.ids, times);
     }
-    // Not in between: who is cut off is told a cursor up to which all was sent.
-    if (this.#bytes < bytesPerLook) return;
-    this.#bytes = 0;
-    for (const who of this.#listeners) if (who.waitingBytes > waitingBytesMax) who.slow();
+    this.#begin();
   }
 
   rewind(headId: number): void {
-    this.#publish(aheadMessage(headId));
+    this.#tell(aheadMessage(headId));
+    this.#begin();
   }
 
-  #publish(message: string): void {
-    this.server.publish(this.name, message);
+  #tell(message: string): void {
+    this.#messages.push(message);
     this.#bytes += Buffer.byteLength(message);
+  }
+
+  #begin(): void {
+    if (!this.#spreading && this.#messages.length > 0) this.#spread();
+  }
+
+  /** Sends what there is to the group that has waited longest; the others have their turns. */
+  readonly #spread = (): void => {
+    for (const group of this.#groups) {
+      if (group.sent === this.#told) continue;
+      this.#send(group);
+      this.#groups.delete(group);
+      this.#groups.add(group);
+      break;
+    }
+    const sent = Math.min(this.#told, ...[...this.#groups].map((group) => group.sent));
+    this.#messages.splice(0, sent - this.#before);
+    this.#before = sent;
+    this.#spreading = this.#messages.length > 0;
+    if (this.#spreading) setImmediate(this.#spread);
+    this.#lookForSlow();
+  };
+
+  #send(group: Group): void {
+    for (const message of this.#messages.slice(group.sent - this.#before)) {
+      this.server.publish(group.name, message);
+    }
+    group.sent = this.#told;
+  }
+
+  #lookForSlow(): void {
+    if (this.#bytes < bytesPerLook) return;
+    this.#bytes = 0;
+    for (const who of this.#groupOf.keys()) if (who.waitingBytes > waitingBytesMax) who.slow();
+  }
+
+  #withRoom(): Group {
+    for (const group of this.#groups) {
+      if (group.listeners.size < listenersPerTurn) return group;
+    }
+    this.#made += 1;
+    const made = new Group(`${this.name} ${this.#made}`, this.#told);
+    this.#groups.add(made);
+    return made;
   }
 }

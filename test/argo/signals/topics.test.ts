@@ -1,0 +1,115 @@
+import type { Server } from "bun";
+import { beforeEach, expect, test } from "bun:test";
+import { fullView } from "../../../src/http/entitlement.ts";
+import { Frame } from "../../../src/argo/signals/event.ts";
+import type { ReceivedSignal } from "../../../src/argo/signals/signal.ts";
+import { type Topic, Topics } from "../../../src/argo/signals/topics.ts";
+import { turn } from "../../harness/app.ts";
+
+/** Many who are told the same, with sockets that only note what they are sent. */
+
+const all = { minConfidence: 0 };
+const tail = {
+  headId: 0,
+  position: 0,
+  joined: new Set<never>(),
+  replay: () => Promise.reject(new Error("nothing is replayed")),
+};
+
+class Listener {
+  readonly meter = null;
+  readonly waitingBytes = 0;
+  readonly topics = new Set<string>();
+  readonly got: number[] = [];
+  subscribe = (topic: string): void => void this.topics.add(topic);
+  unsubscribe = (topic: string): void => void this.topics.delete(topic);
+  slow(): void {
+    throw new Error("nobody is slow here");
+  }
+}
+
+let topics: Topics;
+let topic: Topic;
+let listeners: Listener[];
+let id: number;
+
+/** To whoever is subscribed when it is published, as Bun does. */
+const server = {
+  publish(name: string, text: string): number {
+    const { id: sent } = JSON.parse(text) as { id: number };
+    for (const { topics: held, got } of listeners) if (held.has(name)) got.push(sent);
+    return text.length;
+  },
+} as unknown as Server<unknown>;
+
+const join = (): Listener => {
+  const listener = new Listener();
+  listeners.push(listener);
+  topic = topics.join(tail, fullView, all, server, listener);
+  return listener;
+};
+
+/** Tells the next signal. */
+function tell(): void {
+  id += 1;
+  topic.take([new Frame({ id, confidence: 50 } as ReceivedSignal)]);
+}
+
+const upTo = (last: number): number[] => Array.from({ length: last }, (_, i) => i + 1);
+const at = (i: number): Listener => listeners[i] as Listener;
+
+beforeEach(() => {
+  topics = new Topics();
+  listeners = [];
+  id = 0;
+  for (let i = 0; i < 250; i += 1) join();
+});
+
+test("a few are told at once, the others in the turns that follow", async () => {
+  tell();
+  expect(listeners.filter(({ got }) => got.length === 1)).toHaveLength(100);
+  await turn();
+  expect(listeners.filter(({ got }) => got.length === 1)).toHaveLength(200);
+  await turn();
+  for (const { got } of listeners) expect(got).toEqual([1]);
+});
+
+test("however fast it goes, all are told all in order, and none waits for long", async () => {
+  for (let i = 0; i < 60; i += 1) {
+    tell();
+    await turn();
+    for (const { got } of listeners) expect(id - got.length).toBeLessThanOrEqual(3);
+  }
+  for (let i = 0; i < 3; i += 1) await turn();
+  for (const { got } of listeners) expect(got).toEqual(upTo(60));
+});
+
+test("who is sent something of their own, or leaves, is sent before what all are told", async () => {
+  tell();
+  const [asks, leaves] = [at(120), at(240)];
+  expect([asks.got, leaves.got]).toEqual([[], []]);
+  topic.flush(asks);
+  topics.part(tail, topic, leaves);
+  expect([asks.got, leaves.got]).toEqual([[1], [1]]);
+  tell();
+  for (let i = 0; i < 4; i += 1) await turn();
+  expect([asks.got, leaves.got, at(0).got, at(249).got]).toEqual([[1, 2], [1], [1, 2], [1, 2]]);
+});
+
+test("who joins is told what comes from then on", async () => {
+  tell();
+  const joins = join();
+  tell();
+  for (let i = 0; i < 4; i += 1) await turn();
+  expect([joins.got, at(249).got, at(0).got]).toEqual([[2], [1, 2], [1, 2]]);
+});
+
+test("when all have left there is nothing to be told, and nobody waits", async () => {
+  tell();
+  for (const listener of listeners) topics.part(tail, topic, listener);
+  for (const { got } of listeners) expect(got).toEqual([1]);
+  await turn();
+  const joins = join();
+  tell();
+  expect(joins.got).toEqual([2]);
+});
