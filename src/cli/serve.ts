@@ -40,6 +40,7 @@ export async function start(config: Config, overrides: Overrides = {}): Promise<
       () => undefined,
     );
   }
+  await peers?.turn();
   let server: Server<unknown>;
   try {
     server = listen(config, deps);

@@ -5,6 +5,7 @@ import { Channel } from "./channel";
 import { steer } from "./steer";
 
 const answerMs = 2_000;
+const turnMs = 5_000;
 
 /** What a worker has of the others, through their supervisor. */
 export class Peers {
@@ -39,6 +40,11 @@ export class Peers {
   /** Resolves when it is to end: told so, or left without a supervisor. */
   get leave(): Promise<{ replaced: boolean }> {
     return this.#leave.promise;
+  }
+
+  /** Resolves when this one may begin to listen. */
+  async turn(): Promise<void> {
+    await this.#channel.ask("turn", null, turnMs);
   }
 
   listening(port: number): void {

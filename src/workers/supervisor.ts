@@ -52,8 +52,13 @@ export class Supervisor {
   readonly #slots = new Map<number, Worker>();
   /** All that run, also those that begin or leave. */
   readonly #running = new Set<Worker>();
-  /** Those that listen, as the kernel lists them; see `steer`. */
+  /**
+   * Those that listen, as the kernel lists them; see `steer`. Of two that die in the same moment the
+   * order is not known: then the wrong one may be left out when one is replaced.
+   */
   readonly #group: Worker[] = [];
+  /** The last one that was given leave to listen does. */
+  #turn: Promise<unknown> = Promise.resolve();
   readonly #waitsMs = new Map<number, number>();
   readonly #counts = new SharedCounts(countedKeysMax, () => performance.now());
   readonly #tickets = new OwnTickets(() => performance.now());
@@ -205,7 +210,11 @@ export class Supervisor {
     const worker: Worker = new Worker({
       slot,
       command: this.options.command({ slot, port: this.port, joins }),
-      handlers: this.#handlers((snapshot) => this.#metrics.note(worker.pid, snapshot)),
+      handlers: {
+        ...this.#shared,
+        turn: () => this.#takeTurn(worker),
+        departing: (snapshot: Snapshot) => this.#metrics.note(worker.pid, snapshot),
+      },
       onListening: (listener, port) => {
         this.port = port;
         this.#group.push(listener);
@@ -224,16 +233,21 @@ export class Supervisor {
     return worker;
   }
 
-  #handlers(note: (snapshot: Snapshot) => void): Handlers {
-    return {
-      exchange: ({ keys, numbers }: { keys: string[]; numbers: number[] }) =>
-        this.#counts.exchange(keys, numbers),
-      keepTicket: ({ key, sealed }: { key: string; sealed: string }) =>
-        this.#tickets.put(key, sealed),
-      takeTicket: (key: string) => this.#tickets.take(key),
-      metrics: () => this.#scrape(),
-      departing: note,
-    };
+  /** What all workers may ask. */
+  readonly #shared: Handlers = {
+    exchange: ({ keys, numbers }: { keys: string[]; numbers: number[] }) =>
+      this.#counts.exchange(keys, numbers),
+    keepTicket: ({ key, sealed }: { key: string; sealed: string }) =>
+      this.#tickets.put(key, sealed),
+    takeTicket: (key: string) => this.#tickets.take(key),
+    metrics: () => this.#scrape(),
+  };
+
+  /** One begins to listen after the other: so their order is known here. */
+  #takeTurn(worker: Worker): Promise<unknown> {
+    const before = this.#turn;
+    this.#turn = before.then(() => worker.listening);
+    return before;
   }
 
   async #scrape(): Promise<string> {
