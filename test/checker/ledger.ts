@@ -54,6 +54,8 @@ export interface Sequence {
   filter: Filter;
   /** It asked for all after this. */
   fromId: number;
+  /** False where what failed comes later. */
+  ordered?: boolean;
   shown: Shown[];
 }
 

@@ -71,47 +71,52 @@ async function deliver(
   }
 }
 
+/** Somebody who writes beside the servers. */
+export interface Beside extends AsyncDisposable {
+  /** @returns the ids once they are committed; null where that is not known. */
+  write(rows: readonly Sent["content"][]): Promise<readonly number[] | null>;
+  faults: Record<string, (forMs: number) => Promise<void>>;
+}
+
+/** Writes now and then; what is not known to be committed is not written again. */
+export async function writeBeside(
+  stage: Stage,
+  { write }: Beside,
+  random: () => number,
+): Promise<void> {
+  const { ledger } = stage;
+  while (!stage.over()) {
+    const rows = Array.from({ length: 1 + below(random, 3) }, () => ledger.make(random, true));
+    const ids = await write(rows.map(({ content }) => content));
+    for (const [i, id] of (ids ?? []).entries()) ledger.acknowledge(rows[i] as Sent, id);
+    await Bun.sleep(below(random, 40));
+  }
+}
+
 /** What the engine is told, and tells back once its commit has returned. */
-export type EngineOrder = { rows: Sent["content"][] } | { holdMs: number };
+export type EngineOrder = { rows: readonly Sent["content"][] } | { holdMs: number };
 export type EngineNews = "ready" | "held" | { ids: number[] };
 
 /** Another program that writes into the file; it may be killed at any time. */
-export class ForeignWriter implements AsyncDisposable {
+export class FileWriter implements Beside {
+  readonly faults = {
+    lock: async (holdMs: number): Promise<void> => void (await this.#ask({ holdMs })),
+    "engine killed": async (): Promise<void> => void this.#child?.kill("SIGKILL"),
+  };
   #child: ReturnType<typeof Bun.spawn> | null = null;
   #answer: ((news: EngineNews | null) => void) | null = null;
   #idle: Promise<unknown> = Promise.resolve();
 
-  constructor(
-    private readonly stage: Stage,
-    private readonly db: string,
-    private readonly random: () => number,
-  ) {}
+  constructor(private readonly db: string) {}
 
-  async run(): Promise<void> {
-    const { stage, random } = this;
-    const { ledger } = stage;
-    while (!stage.over()) {
-      const rows = Array.from({ length: 1 + below(random, 3) }, () => ledger.make(random, true));
-      const news = await this.#ask({ rows: rows.map(({ content }) => content) });
-      // Killed under way: nobody knows, and nothing was promised.
-      if (news !== null && typeof news === "object") {
-        for (const [i, id] of news.ids.entries()) ledger.acknowledge(rows[i] as Sent, id);
-      }
-      await Bun.sleep(below(random, 40));
-    }
-  }
-
-  /** Holds SQLite's write lock. */
-  async hold(holdMs: number): Promise<void> {
-    await this.#ask({ holdMs });
-  }
-
-  kill(): void {
-    this.#child?.kill("SIGKILL");
-  }
+  readonly write: Beside["write"] = async (rows) => {
+    const news = await this.#ask({ rows });
+    // Killed under way: nobody knows, and nothing was promised.
+    return news !== null && typeof news === "object" ? news.ids : null;
+  };
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.kill();
+    this.#child?.kill("SIGKILL");
     await this.#child?.exited;
   }
 

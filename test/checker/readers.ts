@@ -28,6 +28,13 @@ function search(values: Values): string {
   ).toString();
 }
 
+/** What a read has to say to be shown all up to an id, where servers copy another one. */
+function copiedId(stage: Stage, random: Random): { query: Values; upToId: number } {
+  if (!stage.copies) return { query: {}, upToId: Number.POSITIVE_INFINITY };
+  const upToId = random() < 0.7 ? stage.ledger.topId : 0;
+  return { query: upToId > 0 ? { min_id: upToId } : {}, upToId };
+}
+
 /** Polls one question again and again, with the ETag of the answer that it holds. */
 export class Poller {
   readonly #filter: Filter;
@@ -62,12 +69,14 @@ export class Poller {
     const { ledger, counts } = stage;
     const conditional = this.#etag !== null && random() < 0.7;
     const wait = conditional && random() < 0.2 ? { wait: 1 + below(random, 2) } : {};
-    const query = search({ limit: this.#limit, ...this.#filter, ...wait });
+    const copied = copiedId(stage, random);
+    const query = search({ limit: this.#limit, ...this.#filter, ...wait, ...copied.query });
     const headers = {
       ...reader.headers,
       ...(conditional && { "If-None-Match": this.#etag ?? "" }),
     };
-    const url = `${stage.url(random)}${this.#path}?${query}`;
+    const server = stage.url(random);
+    const url = `${server}${this.#path}?${query}`;
     const begunMs = Date.now();
     const begunAt = ledger.moment();
     try {
@@ -84,7 +93,7 @@ export class Poller {
       } else counts.unmodified += 1;
       counts.polls += 1;
       ledger.looks.push({
-        client: this.name,
+        client: stage.copies ? `${this.name} at ${server}` : this.name,
         reader,
         filter: this.#filter,
         limit: this.#limit,
@@ -94,7 +103,7 @@ export class Poller {
         endedMs: Date.now(),
         head: Number(response.headers.get("Signal-Head")),
         rows: this.#rows,
-        upToId: Number.POSITIVE_INFINITY,
+        upToId: copied.upToId,
       });
     } catch {
       await Bun.sleep(COME_BACK_MS);
@@ -115,7 +124,8 @@ export async function walkLists(
     const order = pick(random, ["asc", "desc"] as const);
     const begun = { begunAt: ledger.moment(), begunMs: Date.now() };
     const rows: Look["rows"][number][] = [];
-    const asked = { limit: pick(random, [100, 500]), order, ...filter };
+    const copied = copiedId(stage, random);
+    const asked = { limit: pick(random, [100, 500]), order, ...filter, ...copied.query };
     let cursor: string | null = "";
     try {
       while (cursor !== null) {
@@ -135,7 +145,7 @@ export async function walkLists(
         cursor = page.next_cursor;
       }
       counts.lists += 1;
-      const ended = { endedMs: Date.now(), head: null, upToId: Number.POSITIVE_INFINITY };
+      const ended = { endedMs: Date.now(), head: null, upToId: copied.upToId };
       ledger.looks.push({
         client: name,
         reader,

@@ -6,12 +6,14 @@
  * plan of faults and what each client asks for follow from the seed.
  */
 import { parseArgs } from "node:util";
-import { judge, type Verdict } from "./judge.ts";
+import type { Hooks } from "./hooks.ts";
+import { judge, type Stored, type Verdict } from "./judge.ts";
 import { isFor, Ledger } from "./ledger.ts";
-import { ForeignWriter, produce } from "./producers.ts";
+import { openNodes } from "./nodes.ts";
+import { produce, writeBeside } from "./producers.ts";
 import { followExports, followLine, Poller, sitDeaf, walkLists } from "./readers.ts";
 import { below, type Counts, numbersOf, type Stage } from "./stage.ts";
-import { type Fault, openServer, readRows, type World } from "./world.ts";
+import { type Fault, openServer, type World } from "./world.ts";
 
 export interface CheckerOptions {
   seed: number;
@@ -22,7 +24,7 @@ export interface CheckerOptions {
   say?: (line: string) => void;
 }
 
-export const AGAINST = ["one", "workers"] as const;
+export const AGAINST = ["one", "workers", "nodes"] as const;
 type Against = (typeof AGAINST)[number];
 
 export interface Checked {
@@ -39,15 +41,22 @@ const POLLERS_OF_EACH = 2;
 const LINES_OF_EACH = 4;
 /** How long all may take to come to the end once nothing is broken any more. */
 const CATCH_UP_MS = 30_000;
+/** Without any webhook that comes. What a process had claimed that was killed is sent after 45 s. */
+const HOOKS_QUIET_MS = 90_000;
 const GAP_MS_MAX = 1_200;
 const FAULT_MS_MAX = 1_500;
 
 const worlds: Record<Against, (options: CheckerOptions) => Promise<World>> = {
   one: ({ accounts }) => openServer({ accounts, workers: 1 }),
   workers: ({ accounts }) => openServer({ accounts, workers: 4 }),
+  nodes: openNodes,
 };
 
-const names: Record<Against, string> = { one: "one process", workers: "four workers" };
+const names: Record<Against, string> = {
+  one: "one process",
+  workers: "four workers",
+  nodes: "three nodes",
+};
 
 export async function check(options: CheckerOptions): Promise<Checked> {
   const { seed, seconds, against } = options;
@@ -56,13 +65,14 @@ export async function check(options: CheckerOptions): Promise<Checked> {
   const counts: Counts = { cuts: 0, polls: 0, unmodified: 0, lists: 0, retries: 0 };
   const endMs = performance.now() + seconds * 1_000;
   let lateMs = Number.POSITIVE_INFINITY;
-  let rows: ReturnType<typeof readRows> | null = null;
+  let rows: Stored[] | null = null;
   const stage: Stage = {
     ledger,
     counts,
     readers: world.readers,
     writeHeaders: world.writeHeaders,
     url: world.url,
+    copies: world.copies,
     over: () => performance.now() >= endMs,
     late: () => performance.now() >= lateMs,
     target: ({ reader, filter, fromId }) => {
@@ -71,7 +81,6 @@ export async function check(options: CheckerOptions): Promise<Checked> {
     },
   };
   const random = (actor: string): (() => number) => numbersOf(seed, actor);
-  await using engine = new ForeignWriter(stage, world.db, random("engine"));
 
   const done: Record<string, number> = {};
   const disturb = async (name: string, faults: Record<string, Fault>): Promise<void> => {
@@ -87,14 +96,9 @@ export async function check(options: CheckerOptions): Promise<Checked> {
       done[kind] = (done[kind] ?? 0) + 1;
     }
   };
-  const around: Record<string, Fault> = {
-    ...world.otherFaults,
-    lock: (forMs) => engine.hold(forMs),
-    "engine killed": async () => engine.kill(),
-  };
-
+  world.hooks?.attend(ledger, random("hooks"));
   const writing = [
-    engine.run(),
+    writeBeside(stage, world.beside, random("beside")),
     ...Array.from({ length: PRODUCERS }, (_, i) => {
       const name = `producer ${i + 1}`;
       const reader = world.readers[0];
@@ -120,13 +124,14 @@ export async function check(options: CheckerOptions): Promise<Checked> {
   const all = Promise.all([...writing, ...reading]);
   await Promise.race([
     all,
-    Promise.all([disturb("servers", world.serverFaults), disturb("around", around)]),
+    Promise.all([disturb("servers", world.serverFaults), disturb("around", world.otherFaults)]),
   ]);
   lateMs = performance.now() + CATCH_UP_MS;
   await Promise.all(writing);
-  rows = readRows(world.db, ledger);
+  rows = await world.rows(ledger);
   lateMs = performance.now() + CATCH_UP_MS;
   await all;
+  await caughtUp(world.hooks, rows);
 
   const verdict = judge(ledger, rows);
   const sound = Object.values(verdict).every((list) => list.length === 0);
@@ -137,6 +142,18 @@ export async function check(options: CheckerOptions): Promise<Checked> {
     logs: world.logs(),
     summary: summaryOf(options, ledger, counts, done, verdict),
   };
+}
+
+/** Waits for webhooks as long as they come. */
+async function caughtUp(hooks: Hooks | null, rows: readonly Stored[]): Promise<void> {
+  if (hooks === null) return;
+  let seen = -1;
+  let quietMs = 0;
+  while (!hooks.complete(rows) && performance.now() - quietMs < HOOKS_QUIET_MS) {
+    if (hooks.came !== seen) quietMs = performance.now();
+    seen = hooks.came;
+    await Bun.sleep(50);
+  }
 }
 
 interface Planned {
@@ -166,6 +183,7 @@ function summaryOf(
   const number = (value: number): string => value.toLocaleString("en-US");
   const read = (what: string): string => {
     const sequences = ledger.sequences.filter(({ name }) => name.startsWith(what));
+    if (sequences.length === 0) return "";
     return `${number(sequences.reduce((sum, { shown }) => sum + shown.length, 0))} by ${sequences.length} ${what}s`;
   };
   const acknowledged = ledger.sent.filter(({ id }) => id !== null).length;
@@ -179,7 +197,10 @@ function summaryOf(
     `${names[against]}${accounts ? "" : ", signals alone"}`,
     `${seconds} s`,
     `${number(acknowledged)} signals acknowledged of ${number(ledger.sent.length)} (${number(counts.retries)} posts sent again)`,
-    `read ${["stream", "socket", "export"].map(read).join(", ")}`,
+    `read ${["stream", "socket", "export", "webhook"]
+      .map(read)
+      .filter((text) => text !== "")
+      .join(", ")}`,
     `${number(counts.polls)} polls (${number(counts.unmodified)} × 304), ${number(counts.lists)} lists`,
     `${number(counts.cuts)} cuts by clients`,
     faults.join(", "),

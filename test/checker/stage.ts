@@ -8,6 +8,8 @@ export interface Stage {
   writeHeaders: Record<string, string>;
   /** Where the next request goes: to the servers themselves, or over links that are cut. */
   url: (random: () => number) => string;
+  /** Servers may be behind what was acknowledged, but for a read that names an id. */
+  copies: boolean;
   /** Producers make nothing new. */
   over: () => boolean;
   /** The last id that this client has to come to; null while that is not known. */

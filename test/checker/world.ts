@@ -7,8 +7,10 @@ import { freePort, tempDir, until } from "../harness/process.ts";
 import { type TcpProxy, tcpProxy } from "../harness/proxy.ts";
 import { ownPostgres, redis } from "../harness/servers.ts";
 import { startWorkers, type Workers } from "../harness/workers.ts";
+import { Hooks } from "./hooks.ts";
 import type { Ledger, Reader } from "./ledger.ts";
 import type { Stored } from "./judge.ts";
+import { type Beside, FileWriter } from "./producers.ts";
 import { pick } from "./stage.ts";
 
 /** Breaks something, for so long where it lasts, and mends it. */
@@ -18,11 +20,17 @@ export interface World extends AsyncDisposable {
   readers: Reader[];
   writeHeaders: Record<string, string>;
   url: (random: () => number) => string;
+  /** Servers that copy another: only with `min_id` does a read show what was acknowledged before. */
+  copies: boolean;
   /** Of the servers themselves, one at a time; and around them, at the same time as those. */
   serverFaults: Record<string, Fault>;
   otherFaults: Record<string, Fault>;
-  /** The file that another program may write into. */
-  db: string;
+  /** Another program that writes. */
+  beside: Beside;
+  /** Where webhooks are sent; null without accounts. */
+  hooks: Hooks | null;
+  /** What is stored, once nobody writes any more. */
+  rows: (ledger: Ledger) => Promise<Stored[]>;
   /** What printed what, for whoever looks into a failure. */
   logs: () => string[];
 }
@@ -66,6 +74,7 @@ export async function openServer({ accounts, workers }: WorldOptions): Promise<W
   const direct = `http://127.0.0.1:${port}`;
   const linked = `http://127.0.0.1:${link.port}`;
   const readers = behind ? await behind.readers(direct) : viewsOfTokens();
+  const beside = cleanup.use(new FileWriter(db));
 
   /** The server itself, or one of its workers. */
   const someOf = (forMs: number): number => {
@@ -104,14 +113,17 @@ export async function openServer({ accounts, workers }: WorldOptions): Promise<W
     writeHeaders: { Authorization: `Bearer ${WRITE_TOKEN}` },
     url: (random) => pick(random, [direct, linked]),
     serverFaults,
-    otherFaults: { ...linkFaults(link), ...behind?.faults },
-    db,
+    otherFaults: { ...linkFaults(link), ...behind?.faults, ...beside.faults },
+    copies: false,
+    hooks: behind?.hooks ?? null,
+    beside,
+    rows: (ledger) => Promise.resolve(readRows(db, ledger)),
     logs: () => [...lines, ...server.logs()],
     [Symbol.asyncDispose]: () => whole.disposeAsync(),
   };
 }
 
-const env = {
+export const env = {
   SIGNALS_ACCESS: "key",
   ARGO_READ_TOKEN: READ_TOKEN,
   ARGO_SERVICE_TOKEN: SERVICE_TOKEN,
@@ -119,7 +131,7 @@ const env = {
 };
 
 /** Without accounts plans are what a server of the role `alpine` would say. */
-function viewsOfTokens(): Reader[] {
+export function viewsOfTokens(): Reader[] {
   const service = { Authorization: `Bearer ${SERVICE_TOKEN}` };
   const late = withdrawnSeconds.token;
   return [
@@ -155,16 +167,18 @@ export function linkFaults(link: TcpProxy): Record<string, Fault> {
   };
 }
 
-interface Behind {
+export interface Behind {
   env: Record<string, string>;
   faults: Record<string, Fault>;
+  hooks: Hooks;
   readers: (url: string) => Promise<Reader[]>;
 }
 
 /** Postgres and Redis, which may be gone while signals flow. */
-async function openBehind(cleanup: AsyncDisposableStack): Promise<Behind> {
+export async function openBehind(cleanup: AsyncDisposableStack): Promise<Behind> {
   const postgres = cleanup.use(await ownPostgres());
   const cache = cleanup.use(await redis());
+  const hooks = cleanup.use(new Hooks());
   const database = await postgres.createDatabase(accountsTemplate);
   const query = async (text: string, values: string[] = []): Promise<void> => {
     const client = new Client({ connectionString: database.url });
@@ -172,7 +186,7 @@ async function openBehind(cleanup: AsyncDisposableStack): Promise<Behind> {
     await client.query(text, values);
     await client.end();
   };
-  await query("UPDATE plans SET streams_max = 100, export = true");
+  await query("UPDATE plans SET streams_max = 100, webhooks_max = 5, export = true");
   await query(
     `UPDATE plans SET delay_seconds = ${withdrawnSeconds.starter} WHERE tier = 'starter'`,
   );
@@ -191,7 +205,13 @@ async function openBehind(cleanup: AsyncDisposableStack): Promise<Behind> {
   const named = (name: string, faults: Record<string, Fault>): [string, Fault][] =>
     Object.entries(faults).map(([kind, fault]) => [`${name} ${kind}`, fault]);
   return {
-    env: { DATABASE_URL: database.url, REDIS_URL: cache.url, JWT_SECRET },
+    env: {
+      DATABASE_URL: database.url,
+      REDIS_URL: cache.url,
+      JWT_SECRET,
+      WEBHOOKS_ALLOW_PRIVATE: "true",
+    },
+    hooks,
     faults: Object.fromEntries([
       ...named("postgres", away(postgres)),
       ...named("redis", away(cache)),
@@ -212,15 +232,29 @@ async function openBehind(cleanup: AsyncDisposableStack): Promise<Behind> {
         });
         // Before the key is made, so that it is known with its plan.
         await query("UPDATE users SET tier = $1, tier_grant = $1 WHERE email = $2", [tier, email]);
-        const key = await client.key(await client.login(email));
+        const member = await client.login(email);
+        const key = await client.key(member);
         const delayMs = tier === "starter" ? withdrawnSeconds.starter * 1_000 : 0;
-        made.push({
+        const reader: Reader = {
           name: tier,
           headers: { Authorization: `Bearer ${key}` },
           premium: tier !== "starter",
           delayMs,
           account: true,
-        });
+        };
+        made.push(reader);
+        for (const filter of [{}, { min_confidence: 60 }]) {
+          const name = `${tier}-${Object.keys(filter).length}`;
+          const asked = { url: hooks.urlOf(name), ...filter };
+          const { secret } = await client.must<{ secret: string }>(
+            201,
+            "POST",
+            "/api/webhooks",
+            asked,
+            member.access,
+          );
+          hooks.add(name, reader, filter, secret);
+        }
       }
       // A key that was made by one process is known to the others half a second later.
       await Bun.sleep(1_000);
@@ -236,15 +270,19 @@ export function readRows(db: string, ledger: Ledger): Stored[] {
   for (const { integrity_check: said } of check) {
     if (said !== "ok") ledger.odd.push(`the file: ${said}`);
   }
-  const rows = file.query<Row, []>(
-    `SELECT id, symbol, action, confidence, entry_price, stop_price AS stop_loss,
-       target_price AS take_profit, strategy, timestamp FROM signals ORDER BY id`,
-  );
-  return rows.all().map((row) => ({
-    id: row.id,
-    sent: ledger.known(row),
-    timestamp: row.timestamp,
-  }));
+  return file
+    .query<StoredRow, []>(allRows)
+    .all()
+    .map((row) => storedOf(row, ledger));
 }
 
-type Row = Parameters<Ledger["known"]>[0] & { timestamp: string };
+export type StoredRow = Parameters<Ledger["known"]>[0] & { timestamp: string };
+
+export const allRows = `SELECT id, symbol, action, confidence, entry_price, stop_price AS stop_loss,
+  target_price AS take_profit, strategy, timestamp FROM signals ORDER BY id`;
+
+export const storedOf = (row: StoredRow, ledger: Ledger): Stored => ({
+  id: row.id,
+  sent: ledger.known(row),
+  timestamp: row.timestamp,
+});
