@@ -225,6 +225,40 @@ test("of what comes back the status counts, whatever follows; redirects are not 
   await expect(post(`http://127.0.0.1:${port}/`, local)).rejects.toThrow("ECONNREFUSED");
 });
 
+test("a body without end is let go of after a little of it, and so is one that stalls", async () => {
+  const usual = respond;
+  try {
+    const local = { allowPrivate: true };
+    const url = `http://127.0.0.1:${portOf(plain)}/`;
+    const closed = Promise.withResolvers<number>();
+    let written = 0;
+    respond = (socket) => {
+      socket.on("close", () => closed.resolve(performance.now()));
+      socket.write("HTTP/1.1 200 OK\r\n\r\n");
+      const pour = (): void => {
+        while (!socket.destroyed && socket.write(new Uint8Array(65_536))) written += 65_536;
+      };
+      socket.on("drain", pour);
+      pour();
+    };
+    const begunAt = performance.now();
+    expect((await post(url, local)).status).toBe(200);
+    expect((await closed.promise) - begunAt).toBeLessThan(800);
+    expect(written).toBeLessThan(16 * 1024 * 1024);
+    const stalled = Promise.withResolvers<void>();
+    respond = (socket) => {
+      socket.on("close", () => stalled.resolve());
+      socket.write("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345");
+    };
+    const stalledAt = performance.now();
+    expect((await post(url, local, 10_000)).status).toBe(200);
+    await stalled.promise;
+    expect(performance.now() - stalledAt).toBeLessThan(5_000);
+  } finally {
+    respond = usual;
+  }
+});
+
 test("a proxy of the environment is not asked", async () => {
   const before = connections;
   const proxy = `http://127.0.0.1:${portOf(plain)}`;
