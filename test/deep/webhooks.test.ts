@@ -1,6 +1,7 @@
 /** Servers that send webhooks are killed again and again: nothing is lost, everything keeps its id. */
 import { expect, test } from "bun:test";
 import { sql } from "drizzle-orm";
+import { webhooks } from "../../db/alpine/schema.ts";
 import { receiver, signedBy, World, type Receiver } from "../alpine/webhooks/receiver.ts";
 import { JWT_SECRET, openAccounts } from "../harness/accounts.ts";
 import { startServer, tempDir, until, type Server } from "../harness/process.ts";
@@ -88,3 +89,48 @@ test("killed with -9 while they hand over and send, servers lose no signal and d
   console.log(`${ids.length} signals, ${again} sent once more, killed while sending ${killedBusy}`);
   expect(killedBusy).toBeGreaterThan(0);
 }, 300_000);
+
+test("a server that is to end gives up what hangs, lets go of the receiver and leaves the rest waiting", async () => {
+  await using bot = receiver();
+  bot.answer = () => new Promise<Response>(() => undefined);
+  const env = { WEBHOOKS_ALLOW_PRIVATE: "true" };
+  await using at = await openAccounts({ backend: "postgres", now: Date.now(), env });
+  await using world = await World.open(at);
+  const hook = await world.hook(bot.url);
+  using dir = tempDir();
+  const own = { ...env, JWT_SECRET, DATABASE_URL: at.database?.url, SIGNALS_DB: at.app.db };
+  const started = { ...own, DATA_DIR: dir.file("data"), SHUTDOWN_DELAY_SECONDS: "0" };
+  await using server = await startServer({ role: "all", cwd: dir.path, env: started });
+  await world.post();
+  await until(() => bot.got.length === 1, "it hangs", 20_000);
+  const begunAt = performance.now();
+  expect(await server.stop()).toBe(0);
+  expect(performance.now() - begunAt).toBeLessThan(15_000);
+  expect(await world.log(hook.id)).toMatchObject([{ status: "waiting", attempts: 0 }]);
+  const [row] = await at.db().select().from(webhooks);
+  expect(row?.leasedUntil).toBeNull();
+}, 60_000);
+
+test("a receiver that has failed for an hour while a hundred thousand wait is disabled", async () => {
+  await using bot = receiver();
+  bot.answer = () => new Response(null, { status: 500 });
+  const env = { WEBHOOKS_ALLOW_PRIVATE: "true" };
+  await using at = await openAccounts({ backend: "postgres", now: Date.now(), env });
+  await using world = await World.open(at);
+  const { id } = await world.hook(bot.url);
+  await world.post();
+  await world.send();
+  await at.db().execute(sql`
+    INSERT INTO webhook_messages (id, webhook_id, type, signal_id, body, status, lane, attempts,
+      next_attempt_at, created_at)
+    SELECT gen_random_uuid(), ${id}::uuid, 'signal.created', 1000000 + n, '{}', 'waiting', 1, 1,
+      now() + interval '10 days', now() FROM generate_series(1, 100001) AS n`);
+  at.clock.ms += 3_600_000;
+  // It is looked at with each hundredth signal alone.
+  while ((await world.post()) < 99);
+  await world.send();
+  expect(await world.get(id)).toMatchObject({ status: "enabled" });
+  await world.post();
+  await world.send();
+  expect(await world.get(id)).toMatchObject({ status: "disabled", reason: "failing" });
+}, 60_000);

@@ -1,4 +1,4 @@
-import { and, eq, isNull, sql } from "drizzle-orm";
+import { and, eq, isNotNull, isNull, sql } from "drizzle-orm";
 import { webhookMessages, webhooks } from "../../../db/alpine/schema";
 import { PREMIUM_CONFIDENCE } from "../../argo/signals/layout";
 import type { ReceivedSignal } from "../../argo/signals/signal";
@@ -14,8 +14,16 @@ import { disableWebhook } from "./stop";
 
 /** How long a receiver may take to answer. */
 const timeoutMs = 15_000;
-/** Nothing was delivered for so long, and a message has used up its attempts. */
-const failingMsMax = 3 * 86_400_000;
+const hourMs = 3_600_000;
+/**
+ * Nothing was delivered for so long: with a message that has used up its attempts, which takes 68
+ * hours at least, and without one, which so many new ones may keep from being tried again.
+ */
+const failingMsMin = 60 * hourMs;
+const failingMsMax = 84 * hourMs;
+/** Of a receiver that has failed for an hour no more may wait; looked at now and then. */
+const waitingMax = 100_000;
+const waitingLookEvery = 100;
 
 /** What came of an attempt: the answer's status, or why there was none. */
 export type Outcome = {
@@ -74,7 +82,7 @@ export type Settled = "delivered" | "again" | "failed";
 export async function settleAttempt(
   db: Database,
   webhook: WebhookRow,
-  message: Pick<MessageRow, "id" | "attempts">,
+  message: Pick<MessageRow, "id" | "attempts" | "signalId">,
   outcome: Outcome,
   random: number,
 ): Promise<Settled> {
@@ -93,7 +101,10 @@ export async function settleAttempt(
   const gone = status === 410;
   const nextMs = gone ? null : nextAttemptMs(attempts, askedMs, atMs, random);
   const failedSince = webhook.failingSince?.getTime() ?? atMs;
-  const failing = nextMs === null && atMs - failedSince >= failingMsMax;
+  const failingMs = atMs - failedSince;
+  const failing =
+    failingMs >= (nextMs === null ? failingMsMin : failingMsMax) ||
+    (failingMs >= hourMs && isLookedAt(message) && (await tooManyWait(db, webhook.id)));
   const failed =
     nextMs === null
       ? ({ ...last, status: "failed", nextAttemptAt: null, endedAt: at } as const)
@@ -117,6 +128,19 @@ export async function settleAttempt(
     if (gone || failing) await disableWebhook(tx, webhook, gone ? "gone" : "failing", atMs);
   });
   return nextMs === null ? "failed" : "again";
+}
+
+const isLookedAt = ({ attempts, signalId }: Pick<MessageRow, "attempts" | "signalId">): boolean =>
+  attempts === 0 && signalId !== null && signalId % waitingLookEvery === 0;
+
+async function tooManyWait(db: Database, webhookId: string): Promise<boolean> {
+  const beyond = await db
+    .select({ id: webhookMessages.id })
+    .from(webhookMessages)
+    .where(and(eq(webhookMessages.webhookId, webhookId), isNotNull(webhookMessages.nextAttemptAt)))
+    .offset(waitingMax)
+    .limit(1);
+  return beyond.length > 0;
 }
 
 /**

@@ -103,7 +103,7 @@ export async function rotateSecret(
   return { ...webhookOf(row), secret };
 }
 
-/** Deletes a webhook with its log. @throws AppError 404, 429. */
+/** Deletes a webhook with its log. @throws AppError 404. */
 export async function deleteWebhook(
   plane: Plane,
   account: Account,

@@ -43,7 +43,7 @@ export async function stopWebhook(
 
 const told: Record<"gone" | "failing", string> = {
   gone: "Its receiver answered 410: it wants to be sent nothing any more.",
-  failing: "Nothing could be delivered there for more than three days.",
+  failing: "Nothing could be delivered there for some three days, or too much waited.",
 };
 
 /** Stops one whose receiver does not take anything, and tells its owner. */

@@ -130,6 +130,22 @@ test("what fails is tried ten times over three days, with jitter, under the same
   expect(notifications[0]?.body).not.toContain("of=a-bot");
 });
 
+test("a receiver that takes nothing is disabled also while new signals keep old ones waiting", async () => {
+  await using bot = receiver();
+  await using world = await World.open(at);
+  const { id } = await world.hook(bot.url);
+  bot.answer = refusing(500);
+  await world.post();
+  await world.send();
+  await world.post();
+  await world.later(84 * 3_600 - 1);
+  // By then one of them has only been tried twice, and there are attempts left for both.
+  expect(await world.get(id)).toMatchObject({ status: "enabled" });
+  await world.post();
+  await world.later(1);
+  expect(await world.get(id)).toMatchObject({ status: "disabled", reason: "failing" });
+});
+
 test("a receiver that comes back is not disabled; what waited is sent behind what is new", async () => {
   await using bot = receiver();
   await using world = await World.open(at);
