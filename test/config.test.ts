@@ -107,6 +107,11 @@ describe("what is given", () => {
     [{ REDIS_HOST: "r", REDIS_PASSWORD: "a/b@c" }, { redisUrl: "redis://:a%2Fb%40c@r:6379" }],
     [{ REDIS_HOST: "::1", REDIS_PORT: "7000" }, { redisUrl: "redis://[::1]:7000" }],
     [{ REDIS_URL: "redis://one", REDIS_HOST: "two" }, { redisUrl: "redis://one" }],
+    [
+      { LIBSQL_URL: "libsql://a.example", LIBSQL_AUTH_TOKEN: "t", LIBSQL_POLL_MS: "50" },
+      { libsql: { url: "libsql://a.example", token: "t", pollMs: 50 } },
+    ],
+    [{ LIBSQL_URL: "" }, { libsql: null }],
     [{ PUBLIC_URL: "https://a.example/x/" }, { publicUrl: "https://a.example/x" }],
     [
       { CACHE_TTL: "1", EMBEDDED: "yes" },
@@ -177,6 +182,18 @@ describe("what is refused, by its name", () => {
       "ARGO_URL",
       ["a.example", "ftp://a.example", "http://u:hidden@a.example", "http://a/?hidden=1"],
     ],
+    [
+      "LIBSQL_URL",
+      [
+        "a.example",
+        "file:x.db",
+        "ws://a.example",
+        "http://u:hidden@a.example",
+        "http://a/?hidden=1",
+      ],
+    ],
+    ["LIBSQL_AUTH_TOKEN", ["has a space"]],
+    ["LIBSQL_POLL_MS", ["9", "60001", "x"]],
     ["EXTERNAL_SIGNAL_API_URL", ["x"]],
   ];
   const cases = bad.flatMap(([name, values]) => values.map((value) => [name, value] as const));

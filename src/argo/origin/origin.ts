@@ -39,7 +39,10 @@ export class Origin implements Disposable {
   #identity: Promise<Identity> | null = null;
 
   /** @param timeoutMs for each request: who is silent for longer counts as away. */
-  constructor(address: OriginAddress, timeoutMs: number) {
+  constructor(
+    private readonly address: OriginAddress,
+    timeoutMs: number,
+  ) {
     this.#client = createClient({
       url: address.url,
       ...(address.token !== null && { authToken: address.token }),
@@ -50,7 +53,7 @@ export class Origin implements Disposable {
 
   /** Reads of one moment, in one round trip. @throws AppError 503, SetupError. */
   read(statements: InStatement[]): Promise<ResultSet[]> {
-    return translated(() => this.#client.batch(statements, "read"));
+    return this.#translated(() => this.#client.batch(statements, "read"));
   }
 
   /**
@@ -59,12 +62,12 @@ export class Origin implements Disposable {
    * @throws AppError 503, Overtaken, Constraint.
    */
   write(statements: InStatement[]): Promise<ResultSet[]> {
-    return translated(() => this.#client.batch(statements, "write"));
+    return this.#translated(() => this.#client.batch(statements, "write"));
   }
 
   /** A transaction in steps. What `work` throws takes it back. */
   async #transaction<T>(work: (transaction: Transaction) => Promise<T>): Promise<T> {
-    return translated(async () => {
+    return this.#translated(async () => {
       const transaction = await this.#client.transaction("write");
       try {
         const result = await work(transaction);
@@ -88,6 +91,15 @@ export class Origin implements Disposable {
 
   [Symbol.dispose](): void {
     this.#client.close();
+  }
+
+  /** What a server says in its error may be what it was told. */
+  async #translated<T>(work: () => Promise<T>): Promise<T> {
+    try {
+      return await work();
+    } catch (error) {
+      throw translate(error, this.address.token);
+    }
   }
 
   async #adopt(): Promise<Identity> {
@@ -170,18 +182,11 @@ export class Overtaken extends Error {}
 /** The rule of an adopted table that a row broke. */
 export class Constraint extends Error {}
 
-async function translated<T>(work: () => Promise<T>): Promise<T> {
-  try {
-    return await work();
-  } catch (error) {
-    throw translate(error);
-  }
-}
-
-function translate(error: unknown): unknown {
+function translate(error: unknown, token: string | null): unknown {
   if (error instanceof AppError || error instanceof SetupError) return error;
   const code = error instanceof LibsqlError ? error.code : "";
-  const message = error instanceof Error ? error.message : String(error);
+  const said = error instanceof Error ? error.message : String(error);
+  const message = token === null ? said : said.replaceAll(token, "…");
   const unavailable = (detail: string, retryAfterSeconds: number) =>
     new AppError("unavailable", detail, { retryAfterSeconds, cause: `${code} ${message}` });
   if (/RESPONSE_TOO_LARGE|too large/i.test(`${code} ${message}`)) return new TooLarge(message);

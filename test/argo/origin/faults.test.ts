@@ -1,9 +1,11 @@
 import { describe, expect, test } from "bun:test";
 import { Database } from "bun:sqlite";
+import { Origin } from "../../../src/argo/origin/origin.ts";
+import type { AppError } from "../../../src/errors.ts";
 import { originCheck } from "../../../src/cli/doctor-origin.ts";
 import { type App, openApp, problemOf, signal } from "../../harness/app.ts";
 import { Events } from "../../harness/events.ts";
-import { tempDir, until } from "../../harness/process.ts";
+import { startServer, tempDir, until } from "../../harness/process.ts";
 import { tcpProxy } from "../../harness/proxy.ts";
 import { sqld } from "../../harness/sqld.ts";
 import { exported, openNode, posted, reaches, type Row } from "./nodes.ts";
@@ -85,28 +87,59 @@ describe("the libSQL server", () => {
     }
   });
 
-  test("a token that is refused is named, and stands in no answer", async () => {
-    await using server = Object.assign(
-      Bun.serve({
-        port: 0,
-        hostname: "127.0.0.1",
-        fetch: () => new Response("no", { status: 401 }),
-      }),
-      { [Symbol.asyncDispose]: () => server.stop(true) },
-    );
-    await using node = await openApp({
-      fixture: null,
+  test("a token that is refused is named, and stands nowhere, though the server says it", async () => {
+    const token = "canary-of-the-libsql-token";
+    await using gate = refusing();
+    using dir = tempDir();
+    await using node = await startServer({
       env: {
-        LIBSQL_URL: `http://127.0.0.1:${server.port}`,
-        LIBSQL_AUTH_TOKEN: "canary-of-the-token",
+        DATA_DIR: dir.path,
+        LIBSQL_URL: gate.url,
+        LIBSQL_AUTH_TOKEN: token,
+        ARGO_WRITE_TOKEN: "the-writer-of-this-test",
+        LOG_LEVEL: "trace",
+        SHUTDOWN_DELAY_SECONDS: "0",
       },
     });
-    await isDegraded(node).catch(() => undefined);
-    const response = await node.post(signal());
+    const told = () => node.logs().find((line) => line.includes("refuses LIBSQL_AUTH_TOKEN"));
+    await until(() => told() !== undefined, "a line that names the token");
+    const response = await fetch(`${node.url}/api/signals`, {
+      method: "POST",
+      headers: {
+        Authorization: "Bearer the-writer-of-this-test",
+        "Content-Type": "application/json",
+      },
+      body: JSON.stringify(fresh()),
+    });
     expect(response.status).toBe(503);
-    expect(await response.text()).not.toContain("canary");
+    const metrics = await (await fetch(`${node.url}/metrics`)).text();
+    const all = [await response.text(), metrics, ...node.logs()].join("\n");
+    expect(gate.asked()).toBeGreaterThan(0);
+    expect(all).not.toContain(token);
+    using origin = new Origin({ url: gate.url, token }, 1_000);
+    const error = await origin.read(["SELECT 1"]).catch((thrown: AppError) => thrown);
+    expect(String((error as AppError).cause)).toContain("no: Bearer …");
   });
 });
+
+/** A server that refuses everything, and says what it was told. */
+function refusing(): AsyncDisposable & { url: string; asked: () => number } {
+  let asked = 0;
+  const server = Bun.serve({
+    port: 0,
+    hostname: "127.0.0.1",
+    fetch: (request) => {
+      asked += 1;
+      const message = `no: ${request.headers.get("authorization")}`;
+      return Response.json({ message, code: "AUTH_REFUSED" }, { status: 401 });
+    },
+  });
+  return {
+    url: `http://127.0.0.1:${server.port}`,
+    asked: () => asked,
+    [Symbol.asyncDispose]: () => server.stop(true),
+  };
+}
 
 describe("a node refuses to go backwards", () => {
   test("an older backup: it serves what it has, says how to go on, and does when it is mended", async () => {
