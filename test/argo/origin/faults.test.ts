@@ -131,7 +131,9 @@ function refusing(): AsyncDisposable & { url: string; asked: () => number } {
     fetch: (request) => {
       asked += 1;
       const message = `no: ${request.headers.get("authorization")}`;
-      return Response.json({ message, code: "AUTH_REFUSED" }, { status: 401 });
+      const headers = { "Content-Type": "application/json" };
+      const body = JSON.stringify({ message, code: "AUTH_REFUSED" });
+      return new Response(body, { status: 401, headers });
     },
   });
   return {
