@@ -8,6 +8,8 @@ import { randomNumbers, SEED, tellSeed } from "../harness/seed.ts";
 import { Load, startWorkers, total } from "../harness/workers.ts";
 
 const WINDOW_MS = 60_000;
+const ROOT = new URL("../..", import.meta.url).pathname;
+const BINARY = `${ROOT}dist/argo-alpine`;
 
 /** The ids in a file, ascending. */
 function idsIn(path: string): number[] {
@@ -81,6 +83,21 @@ test("replaced again and again under load: no request fails, and the numbers add
   const text = await (await fetch(`${server.url}/metrics`)).text();
   expect(total(text, "api_requests_total", LATEST)).toBe(load.polls);
   expect(total(text, "argo_ingested_signals_total", "written")).toBe(load.posted.length);
+  expect(await server.stop()).toBe(0);
+}, 120_000);
+
+test("so are those of the binary", async () => {
+  if (!existsSync(BINARY)) {
+    const build = Bun.spawn([process.execPath, "build.ts"], { cwd: ROOT, stdout: "ignore" });
+    expect(await build.exited).toBe(0);
+  }
+  using dir = tempDir();
+  await using server = await startWorkers(dir.path, 2, { binary: BINARY });
+  const load = new Load(server.url).keep(4).connect(16).post(2).stream(2).socket(2);
+  await server.reload();
+  expect(await load.stop()).toBe(true);
+  expectWhole(load, dir.file("signals.db"));
+  expect(server.logs().filter((line) => line.includes("may be reset"))).toEqual([]);
   expect(await server.stop()).toBe(0);
 }, 120_000);
 
