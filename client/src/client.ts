@@ -93,7 +93,9 @@ export class Argo {
     const body = await json(response);
     if (!response.ok) throw ArgoError.of(response, body);
     this.#polls.anew();
-    return (body as components["schemas"]["Accepted"]).signals;
+    const { signals: accepted } = (body ?? {}) as { signals?: Accepted[] };
+    if (!accepted) throw new Error("The post was answered by something else.");
+    return accepted;
   }
 
   /**
@@ -112,6 +114,7 @@ export class Argo {
     const transport = this.#transport;
     let cursor = sinceId;
     let progressMs = performance.now();
+    let telling = false;
     for (let failures = 0; ; failures += 1) {
       // Not the caller's: an answer that nobody reads on is closed with this one.
       const closing = new AbortController();
@@ -123,7 +126,9 @@ export class Argo {
         const request = transport.request("/api/signals/export", { since_id: cursor }, init);
         const { body, headers } = await transport.open(request);
         const gap = /^from=(\d+), to=(\d+)$/.exec(headers.get("Signal-Gap") ?? "");
+        telling = true;
         if (gap) onNotice({ type: "gap", id: cursor, from: Number(gap[1]), to: Number(gap[2]) });
+        telling = false;
         for await (const line of readLines(body, transport.muteMs)) {
           const row = JSON.parse(line) as ReceivedSignal;
           if (row.id <= cursor) continue;
@@ -135,7 +140,7 @@ export class Argo {
         return;
       } catch (error) {
         signal?.throwIfAborted();
-        if (performance.now() - progressMs > deadlineMs) throw error;
+        if (telling || performance.now() - progressMs > deadlineMs) throw error;
         await transport.pauseAfter(error, failures, signal);
       } finally {
         signal?.removeEventListener("abort", close);

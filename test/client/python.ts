@@ -24,7 +24,8 @@ export async function pythonWith(packages: string[]): Promise<Bot | string> {
     const work = `${dir}.${process.pid}.tmp`;
     await mkdir(work, { recursive: true });
     const script = "import sys; sys.exit(sys.version_info < (3, 10) and 'Python is too old')";
-    const pip = ["-m", "pip", "install", "-q", "--disable-pip-version-check", "--target", work];
+    const pip = ["-m", "pip", "install", "-q", "--disable-pip-version-check", "--retries", "1"];
+    pip.push("--timeout", "10", "--target", work);
     for (const args of [
       ["-c", script],
       [...pip, ...packages],

@@ -222,6 +222,11 @@ test("what was deleted for its age is told of, by both clients, and the rest giv
   const onNotice = (notice: StreamNotice): void => void told.push(notice);
   for await (const { id } of reader(url).export(10, { onNotice })) exported.push(id);
   expect([exported, told]).toEqual([bot.ids, [gap]]);
+  // Whoever would rather have nothing than a part stops it so.
+  const refusing = (): never => {
+    throw new Error("a gap");
+  };
+  await expect(reader(url).export(10, { onNotice: refusing }).next()).rejects.toThrow("a gap");
   if (noPython) return;
   for (const [what, name, since] of [
     ["stream", "signal", "10"],

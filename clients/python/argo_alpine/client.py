@@ -172,6 +172,7 @@ class Client:
         """
         progress = time.monotonic()
         failures = 0
+        telling = False
         while True:
             try:
                 with self._open("/api/signals/export", {"since_id": since_id}) as response:
@@ -180,7 +181,9 @@ class Client:
                     )
                     if gap:
                         since, until = map(int, gap.groups())
+                        telling = True
                         on_notice({"type": "gap", "id": since_id, "from": since, "to": until})
+                        telling = False
                     for line in lines_of(response):
                         signal: Signal = json.loads(line)
                         if signal["id"] <= since_id:
@@ -191,7 +194,7 @@ class Client:
                         progress = time.monotonic()
                 return
             except (ArgoError, *FAULTS) as error:
-                if time.monotonic() - progress > self._deadline:
+                if telling or time.monotonic() - progress > self._deadline:
                     raise
                 self._pause(error, failures)
                 failures += 1
