@@ -127,10 +127,14 @@ export function batchRoutes(fetch: Fetch) {
       return ask(fetch, new Request(base + url, { headers: given }), c.env);
     });
     const fitting = { bytesLeft: bytesMax };
-    const told: string[] = [];
+    // One text that is put together once, when it is sent.
+    let told = "";
     // One after the other: what fits is decided in their order.
-    for (const part of parts) told.push(await tell(await part, fitting));
-    return c.body(`{"responses":[${told.join(",")}]}`, 200, {
+    for (const part of parts) {
+      const answer = await tell(await part, fitting);
+      told += told === "" ? answer : `,${answer}`;
+    }
+    return c.body(`{"responses":[${told}]}`, 200, {
       "Content-Type": "application/json",
     }) as never;
   });
