@@ -20,16 +20,23 @@ type Listener = {
   slow(): void;
 };
 
+/** Those who are told in one turn of the event loop: more would keep polls waiting for longer. */
+const listenersPerTurn = 100;
+
 /** Those sockets for which the same view and the same filter are followed. */
 export class Topics {
   readonly #topics = new Map<string, Topic>();
+  /** Those that have something left to send, in turn. */
+  readonly #spreading = new Set<Topic>();
+  /** Listeners that were told in this turn. */
+  #told = 0;
 
   /** From now on the listener is told what passes. */
   join(tail: Tail, view: View, filter: EventFilter, server: Server<unknown>, who: Listener): Topic {
     const name = `${viewText(view)} ${JSON.stringify(filter)}`;
     let topic = this.#topics.get(name);
     if (!topic) {
-      topic = new Topic(name, filter, server);
+      topic = new Topic(name, filter, server, this.#begin);
       this.#topics.set(name, topic);
       tail.joined.add(topic);
     }
@@ -43,10 +50,27 @@ export class Topics {
     this.#topics.delete(topic.name);
     tail.joined.delete(topic);
   }
-}
 
-/** Those who are told in one turn of the event loop: more would keep polls waiting for longer. */
-const listenersPerTurn = 100;
+  readonly #begin = (topic: Topic): void => {
+    this.#spreading.add(topic);
+    if (this.#told < listenersPerTurn) this.#spread();
+  };
+
+  #spread(): void {
+    if (this.#told === 0) setImmediate(this.#turn);
+    for (const topic of this.#spreading) {
+      this.#spreading.delete(topic);
+      this.#told += Math.max(1, topic.spread());
+      if (topic.left) this.#spreading.add(topic);
+      if (this.#told >= listenersPerTurn) return;
+    }
+  }
+
+  readonly #turn = (): void => {
+    this.#told = 0;
+    if (this.#spreading.size > 0) this.#spread();
+  };
+}
 
 /** As many of a topic's listeners as are told at once: a topic of Bun's own. */
 class Group {
@@ -64,8 +88,7 @@ class Group {
 
 /**
  * Those who are told the same. What passes is written once by Bun's own publish and subscribe, to
- * one group of sockets in each turn of the event loop, so that polls come in between: ten thousand
- * take 50 ms. Bun would drop what a slow one does not take, and say nothing. So it is looked who
+ * one group of sockets after the other, so that polls come in between: ten thousand take 50 ms. Bun would drop what a slow one does not take, and say nothing. So it is looked who
  * does not read as often as bytes are sent, and they are cut off long before that.
  */
 export class Topic implements Follower {
@@ -76,7 +99,6 @@ export class Topic implements Follower {
   /** What not all groups were sent yet, and how many were sent to all before. */
   #messages: string[] = [];
   #before = 0;
-  #spreading = false;
   #made = 0;
   #bytes = 0;
 
@@ -84,7 +106,13 @@ export class Topic implements Follower {
     readonly name: string,
     private readonly filter: EventFilter,
     private readonly server: Server<unknown>,
+    private readonly begin: (topic: Topic) => void,
   ) {}
+
+  /** Whether there is anything that not all were sent. */
+  get left(): boolean {
+    return this.#messages.length > 0;
+  }
 
   /** Messages since the topic began. */
   get #told(): number {
@@ -133,12 +161,12 @@ export class Topic implements Follower {
       this.#tell(frame.message);
       for (const [meter, times] of this.#meters) meter.deliver(frame.ids, times);
     }
-    this.#begin();
+    if (this.left) this.begin(this);
   }
 
   rewind(headId: number): void {
     this.#tell(aheadMessage(headId));
-    this.#begin();
+    this.begin(this);
   }
 
   #tell(message: string): void {
@@ -146,26 +174,23 @@ export class Topic implements Follower {
     this.#bytes += Buffer.byteLength(message);
   }
 
-  #begin(): void {
-    if (!this.#spreading && this.#messages.length > 0) this.#spread();
-  }
-
-  /** Sends what there is to the group that has waited longest; the others have their turns. */
-  readonly #spread = (): void => {
+  /** Sends what there is to the group that has waited longest. @returns how many that are. */
+  spread(): number {
+    let told = 0;
     for (const group of this.#groups) {
       if (group.sent === this.#told) continue;
       this.#send(group);
       this.#groups.delete(group);
       this.#groups.add(group);
+      told = group.listeners.size;
       break;
     }
     const sent = Math.min(this.#told, ...[...this.#groups].map((group) => group.sent));
     this.#messages.splice(0, sent - this.#before);
     this.#before = sent;
-    this.#spreading = this.#messages.length > 0;
-    if (this.#spreading) setImmediate(this.#spread);
     this.#lookForSlow();
-  };
+    return told;
+  }
 
   #send(group: Group): void {
     for (const message of this.#messages.slice(group.sent - this.#before)) {

@@ -49,6 +49,14 @@ const join = (): Listener => {
   return listener;
 };
 
+/** Somebody with a filter of their own. */
+const joinAlone = (i: number): { topic: Topic; listener: Listener } => {
+  const listener = new Listener();
+  listeners.push(listener);
+  const filter = { minConfidence: i / 1_000 };
+  return { topic: topics.join(tail, fullView, filter, server, listener), listener };
+};
+
 /** Tells the next signal. */
 function tell(): void {
   id += 1;
@@ -112,4 +120,15 @@ test("when all have left there is nothing to be told, and nobody waits", async (
   const joins = join();
   tell();
   expect(joins.got).toEqual([2]);
+});
+
+test("filters of their own are told in turns as well", async () => {
+  for (const listener of listeners) topics.part(tail, topic, listener);
+  const alone = Array.from({ length: 250 }, (_, i) => joinAlone(i + 1));
+  const frame = new Frame({ id: 1, confidence: 50 } as ReceivedSignal);
+  for (const each of alone) each.topic.take([frame]);
+  for (const told of [100, 200, 250]) {
+    expect(alone.filter(({ listener }) => listener.got.length === 1)).toHaveLength(told);
+    await turn();
+  }
 });
