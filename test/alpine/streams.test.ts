@@ -85,6 +85,35 @@ test("another plan ends the stream, which is resumed under it", async () => {
   await again[Symbol.asyncDispose]();
 });
 
+test("a poll that waits shows nothing to whom it may no longer be shown", async () => {
+  const [revoked, lesser] = [await person(at, { tier: "pro" }), await person(at, { tier: "pro" })];
+  const made = await at.must<{ id: string; key: string }>(
+    201,
+    "POST",
+    "/api/keys",
+    { name: "bot", scopes: ["signals:read"] },
+    revoked.access,
+  );
+  const poll = async (token: string) => {
+    const headers = { Authorization: `Bearer ${token}` };
+    const known = await at.app.get("/api/signals/latest", headers);
+    const etag = known.headers.get("etag") ?? "";
+    return at.app.get("/api/signals/latest?wait=30", { ...headers, "If-None-Match": etag });
+  };
+  const { feed } = at.app.deps.argo;
+  await post();
+  const polls = [poll(made.key), poll(await at.key(lesser))];
+  await until(() => Promise.resolve(feed.watchers === 2));
+  await at.must(204, "DELETE", `/api/keys/${made.id}`, undefined, revoked.access);
+  const path = `/api/admin/users/${lesser.id}`;
+  await at.must(200, "PATCH", path, { tier: "starter" }, boss.access);
+  const id = await post();
+  const [refused, shown] = await Promise.all(polls);
+  expect(refused?.status).toBe(401);
+  expect(shown?.status).toBe(200);
+  expect(await shown?.json()).not.toContainEqual(expect.objectContaining({ id }));
+});
+
 test("one more than the plan allows ends the oldest, whichever of the account's keys they use", async () => {
   const member = await person(at, { tier: "pro" });
   const tokens = [member.access, await at.key(member), await at.key(member)];

@@ -4,6 +4,7 @@ import { watchLog } from "../../platform/wal";
 import { type EndReason, type EventFilter, type Form, Frame } from "./event";
 import type { FarReader, ReplaySlice } from "./far";
 import type { Follower, Member, Source, Tail, Watch } from "./sequence";
+import type { Sight } from "./sight";
 import type { SignalReader } from "./store";
 import type { Horizon, Views } from "./views";
 
@@ -95,7 +96,10 @@ export class Feed implements Source {
   }
 
   /** Where the sequence of a view stands, for who goes on from an id by themselves. @throws AppError 503. */
-  async stand(view: View, sinceId: number): Promise<Pick<Tail, "headId" | "position">> {
+  async stand(
+    view: View,
+    sinceId: number,
+  ): Promise<Pick<Channel, "headId" | "position" | "sight">> {
     const passing: Member = { end: () => undefined };
     const channel = await this.follow(view, passing, sinceId);
     this.leave(channel, passing);
@@ -236,6 +240,8 @@ export class Channel implements Tail {
   headId = 0;
   /** All up to this id were told, or are not for this view. */
   position = 0;
+  /** By which what is seen up to `position` is read: it does not go back with the clock. */
+  sight: Sight = null;
   /** True while more is there than was told. */
   more = false;
   #version = -1;
@@ -251,8 +257,7 @@ export class Channel implements Tail {
   ) {}
 
   replay(sinceId: number, untilId: number, filter: EventFilter, form: Form): Promise<ReplaySlice> {
-    const { sight } = this.horizon;
-    return this.far.replay([sinceId, untilId, rowsPerSlice, sight], filter, form);
+    return this.far.replay([sinceId, untilId, rowsPerSlice, this.sight], filter, form);
   }
 
   /** Finds where the sequence stands. @throws AppError 503. */
@@ -288,6 +293,7 @@ export class Channel implements Tail {
     this.reader.look();
     horizon.look();
     const { sight } = horizon;
+    this.sight = sight;
     const { headId } = await horizon.bounds();
     const lowest =
       sight === null || sight.until === null
@@ -308,6 +314,7 @@ export class Channel implements Tail {
     const followed = reader.follow(this.position, rowsPerLook, sight, aheadOf(now()));
     const { rows, lastId, more } = followed;
     this.position = lastId;
+    if ((sight?.until ?? "") >= (this.sight?.until ?? "")) this.sight = sight;
     this.more = more;
     this.headId = rows.at(-1)?.id ?? this.headId;
     if (rows.length === 0 || joined.size === 0) return;

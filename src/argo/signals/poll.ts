@@ -96,8 +96,16 @@ export function createPoll(deps: Deps): Poll {
   ): Promise<Response> {
     const { wait, min_id, rest } = readWait(search, reached !== null);
     const { request, server } = exchange;
+    // Who was shut out while they waited is not answered, and who sees less now is shown less.
+    const askAgain = async (): Promise<void> => {
+      const principal = await admission.again(request.headers.get("authorization"));
+      exchange.principal = principal ?? undefined;
+      permit?.(exchange);
+      view = viewOfReader(exchange);
+    };
     if (min_id !== undefined && reached) {
       await reached.mustHave(min_id, request.signal);
+      await askAgain();
       // What was waited is no work.
       exchange.startedAt = performance.now();
     }
@@ -118,6 +126,7 @@ export function createPoll(deps: Deps): Poll {
           return send(variant, exchange);
         }
         await watch.changed(leftMs, request.signal);
+        await askAgain();
       } finally {
         watch.stop();
       }

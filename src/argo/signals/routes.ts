@@ -60,9 +60,7 @@ export function signalRoutes({ config, argo, admission, metrics, live, polls }: 
     await reached.mustHave(minId, c.req.raw.signal);
     const view = viewOfReader(c.env);
     // As far as streams: what is above a row that is still withheld waits for it.
-    const { headId, position: untilId } = await argo.feed.stand(view, sinceId);
-    // Later than that: of the rows up to there none falls due in between.
-    const { sight } = views.current(view);
+    const { headId, position: untilId, sight } = await argo.feed.stand(view, sinceId);
     c.env.streamed = true;
     const gapTo = argo.reader.expired();
     const body = exportSignals(argo.far, { sinceId, untilId, sight, gapTo }, (ids) =>

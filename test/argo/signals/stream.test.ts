@@ -418,6 +418,23 @@ describe("what a plan may not see", () => {
     expect(await early.ids(3)).toEqual(ids);
     expect(await fresh.ids(3)).toEqual(ids);
   });
+
+  test("what was told is resumed from and exported also by a clock that was set back", async () => {
+    await using app = await openApp({ fixture: null, now: Date.now() });
+    await using early = await opened(app, "", as(starter));
+    await early.must("head");
+    const ids = [add(app.engine), add(app.engine), add(app.engine)];
+    app.clock.ms = Date.now() + 900_000;
+    expect(await early.ids(3)).toEqual(ids);
+    app.clock.ms -= 3_600_000;
+    await early.must("head");
+    await using resumed = await opened(app, "?since_id=0", as(starter));
+    expect((await resumed.must("head")).data).toEqual({ id: ids[2] });
+    expect(await resumed.ids(3)).toEqual(ids);
+    const exported = await app.get("/api/signals/export?since_id=0", as(starter));
+    expect(exported.headers.get("signal-head")).toBe(String(ids[2]));
+    expect((await exported.text()).split("\n").length - 1).toBe(3);
+  });
 });
 
 test("a slow client is cut off with its cursor, and costs nobody else anything", async () => {
