@@ -224,8 +224,9 @@ export class Socket implements Sink, OpenStream {
   }
 
   #fail(error: unknown): void {
-    if (!(error instanceof AppError)) throw error;
-    this.#send(errorMessage(error));
+    // What is thrown here would end the process.
+    const internal = () => new AppError("internal", "Internal error", { cause: error });
+    this.#send(errorMessage(error instanceof AppError ? error : internal()));
   }
 
   #send(text: string): void {

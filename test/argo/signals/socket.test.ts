@@ -211,6 +211,27 @@ describe("what is not understood", () => {
     expect((await messages.must("error"))["status"]).toBe(400);
   });
 
+  test("whatever is sent is answered, and ends nothing", async () => {
+    tellSeed();
+    const random = randomNumbers();
+    const pick = <T>(some: readonly T[]): T => some[Math.floor(random() * some.length)] as T;
+    const names = ["type", "resume_from", "symbol", "min_confidence", "__proto__", "constructor"];
+    const values = ["subscribe", "ping", -1, 1e308, null, true, {}, [[]], "\ud800", "\u0000", 3];
+    for (let i = 0; i < 15; i += 1) {
+      await using messages = await opened();
+      for (let n = 0; n < 19; n += 1) {
+        const fields = Array.from({ length: 1 + Math.floor(random() * 4) }, () => {
+          return `${JSON.stringify(pick(names))}:${JSON.stringify(pick(values))}`;
+        });
+        const text = `{${fields.join(",")}}`;
+        messages.send(random() < 0.8 ? text : text.slice(0, Math.floor(random() * text.length)));
+        let answer = await messages.next();
+        while (answer && /^(signal|head|ahead)$/.test(answer.type)) answer = await messages.next();
+        expect(answer?.type).toMatch(/^(error|pong|subscribed)$/);
+      }
+    }
+  });
+
   test("a frame of 10 MB ends the connection, and costs nobody anything", async () => {
     await using messages = await opened();
     await using other = await opened();
