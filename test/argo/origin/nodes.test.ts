@@ -145,6 +145,12 @@ describe("signals at a libSQL server", () => {
     expect(one.deps.argo.writer.commits - commits).toBeLessThan(10);
   });
 
+  test("nodes that write at once take turns: each post is written, once, by an id of its own", async () => {
+    const posts = Array.from({ length: 90 }, (_, i) => posted(nodes[i % 3] as App, fresh()));
+    const ids = (await Promise.all(posts)).flat();
+    expect(new Set(ids).size).toBe(90);
+  });
+
   test("an engine that writes there directly is copied as it writes, with when it arrived", async () => {
     const { rows } = await origin.client.execute(
       `INSERT INTO signals (symbol, action, entry_price, confidence, strategy, timestamp)
