@@ -92,7 +92,7 @@ export class Argo implements AsyncDisposable {
     writer.onCommit = this.feed.wake;
     const copy =
       config.libsql &&
-      new NodeStatus(options.log, reader.copyOf()?.whole ?? false, () => writer.tail());
+      new NodeStatus(options.log, reader.copyOf()?.whole ?? false, () => writer.tail(true));
     if (copy) {
       copy.onRows = () => {
         this.#keepInPlace();
@@ -207,7 +207,7 @@ export class Argo implements AsyncDisposable {
     this.#every(futureEveryMs, () => void this.#countFutureDated());
     // The writer's thread also keeps the log short while only the engine writes.
     // At once where it is to follow a libSQL server.
-    if (this.node) this.writer.tail();
+    if (this.node) this.writer.tail(false);
     this.#after(wakeWriterAfterMs, () => this.#adopt());
     this.#after(damageCheckAfterMs, () => void this.#checkDamage().then(checked));
   }

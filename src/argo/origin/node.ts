@@ -70,6 +70,7 @@ export class Node implements AsyncDisposable {
   #closed = false;
   #pageRows = rowsMax;
   #asked = false;
+  #lookedAt = -Infinity;
   #wake: (() => void) | null = null;
   #state: NodeState = {
     id: 0,
@@ -95,8 +96,12 @@ export class Node implements AsyncDisposable {
     this.#running = this.#run();
   }
 
-  /** There may be something new. */
-  readonly wake = (): void => {
+  /**
+   * There may be something new. Of several processes on one file only one copies, but for what was
+   * committed or is waited for here.
+   */
+  readonly wake = (here: boolean): void => {
+    if (!here && !this.#owned) return;
     this.#asked = true;
     this.#wake?.();
   };
@@ -118,14 +123,14 @@ export class Node implements AsyncDisposable {
     if (good.length > 0) {
       const written = await this.#write(place, good, nowMs);
       for (const [at, { i }] of good.entries()) outcomes[i] = written[at] as Outcome;
-      this.wake();
+      this.wake(true);
     }
     return { outcomes, durationMs: performance.now() - begun };
   }
 
   /** Forgets what is past its time at the server; whichever node comes first does it. */
   async forget(before: string): Promise<void> {
-    if (!this.#owned || this.#state.stopped !== null || !this.#state.up) return;
+    if (this.#state.stopped !== null || !this.#state.up) return;
     await this.#posts.write([
       { sql: "DELETE FROM argo_idempotency WHERE created_at < ?", args: [before] },
     ]);
@@ -133,13 +138,13 @@ export class Node implements AsyncDisposable {
 
   /** Deletes some of what arrived at the server before a time; see `SignalLedger.forgetOld`. */
   async expire(before: string, after: number): Promise<Expired> {
-    if (!this.#owned || this.#state.stopped !== null || !this.#state.up) return nothingExpired;
+    if (this.#state.stopped !== null || !this.#state.up) return nothingExpired;
     return expireSome(this.#posts, before, after);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closed = true;
-    this.wake();
+    this.wake(true);
     // What is under way is given up: the file stays as it is between two transactions.
     this.#pages[Symbol.dispose]();
     await this.#running;
@@ -206,8 +211,7 @@ export class Node implements AsyncDisposable {
       try {
         this.#owned ??= ownFile(`${this.path}-tail`);
         if (this.#owned || asked) await this.#tail();
-        else await this.#look();
-        if (!this.#owned) restMs = idleMs;
+        else if (performance.now() - this.#lookedAt >= idleMs) await this.#look();
       } catch (error) {
         if (this.#closed) return;
         this.#seen(error);
@@ -287,6 +291,7 @@ export class Node implements AsyncDisposable {
 
   /** Another process of this machine copies: whether all is well is looked at all the same. */
   async #look(): Promise<void> {
+    this.#lookedAt = performance.now();
     const place = placeOf(this.file.read());
     if (!place) return;
     const { headId } = mustStand(place, await this.#pages.read(standing(place)));

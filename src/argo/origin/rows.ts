@@ -55,10 +55,14 @@ const plain = (value: Value): OriginRow["values"][number] =>
       ? Number(value)
       : value;
 
-/** What a row is known again by: when it arrived tells it from any other of its id. */
-export function markOf({ values, receivedAt, supersedes }: OriginRow): string {
+/**
+ * What a row is known again by: when it arrived tells it from any other of its id, also after an
+ * engine has changed it; one that nobody saw arrive by its content.
+ */
+export function markOf({ id, values, receivedAt }: OriginRow): string {
   const told = values.map((value) => (value instanceof Uint8Array ? value.toHex() : value));
-  return Bun.SHA256.hash(JSON.stringify([...told, receivedAt, supersedes]), "hex");
+  const mark = receivedAt === null ? told : [id, receivedAt];
+  return Bun.SHA256.hash(JSON.stringify(mark), "hex");
 }
 
 /** Asks what `mustStand` looks at: to be read in one moment with whatever follows from it. */

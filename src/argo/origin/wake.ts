@@ -14,6 +14,6 @@ export function wakeEachOther(writer: SignalWriter, redis: Redis): void {
     before?.();
     void redis.publish(channel, self);
   };
-  const look = (): void => writer.tail();
+  const look = (): void => writer.tail(false);
   redis.subscribe(channel, (from) => (from === self ? undefined : look()), look);
 }

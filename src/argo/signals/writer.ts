@@ -152,10 +152,10 @@ export class SignalWriter implements AsyncDisposable {
     }
   }
 
-  /** There may be something new at the libSQL server. */
-  tail(): void {
+  /** There may be something new at the libSQL server; `here` when it is waited for in this process. */
+  tail(here: boolean): void {
     if (this.#stopping) return;
-    this.#thread.call("tail", null).catch(() => undefined);
+    this.#thread.call("tail", { here }).catch(() => undefined);
   }
 
   /** Stops all writing, and answers posts with this. */

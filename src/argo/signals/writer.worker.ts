@@ -225,7 +225,7 @@ serveThread(({ path, synchronous, checkpointMs, origin, nowMs: startedMs }: Star
       node?.then((one) => one.forget(forgottenBefore(nowMs))),
 
     /** There may be something new at the libSQL server. */
-    tail: () => node?.then((one) => one.wake()),
+    tail: ({ here }: { here: boolean }) => node?.then((one) => one.wake(here)),
 
     refuse: ({ reason }: { reason: string }) => {
       damage = reason;

@@ -162,6 +162,14 @@ describe("signals at a libSQL server", () => {
     expect(row).toMatchObject({ symbol: "ENG", confidence: null, timestamp: "yesterday" });
     expect(row["strategy"]).toBe("weighted_consensus");
     expect(row["received_at"]).toMatch(/Z$/);
+    // What it changes afterwards is not copied, and stops nobody.
+    await origin.client.execute({
+      sql: "UPDATE signals SET symbol = 'E2' WHERE id = ?",
+      args: [id],
+    });
+    const [next = 0] = await posted(one, fresh());
+    await reaches(two, next);
+    expect(await two.json<object>(`/api/signals/${id}`)).toMatchObject({ symbol: "ENG" });
   });
 
   test("a client reads its own write at any node, by min_id", async () => {
