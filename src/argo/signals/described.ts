@@ -95,7 +95,6 @@ export function readRoutes({ pageSizeMax }: Config, read: MiddlewareHandler<AppE
         content: { "text/event-stream": { schema: z.string() } },
       },
       ...limitedProblems,
-      ...problems(404),
     },
   });
 
