@@ -80,6 +80,50 @@ describe("the libSQL server", () => {
 });
 
 describe("a node", () => {
+  test("is filled over restarts, page by page, also where rows are large", async () => {
+    await using origin = await sqld();
+    await using first = await openNode(origin);
+    await posted(first, fresh());
+    await origin.client
+      .execute(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40000)
+      INSERT INTO signals (symbol, action, entry_price, confidence, timestamp)
+      SELECT 'S' || i, 'BUY', i + 0.1, 50, '2026-01-01T00:00:00Z' FROM n`);
+    // More than the server sends in one answer.
+    await origin.client
+      .execute(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 400)
+      INSERT INTO signals (symbol, action, entry_price, confidence, timestamp)
+      SELECT hex(zeroblob(50000)), 'BUY', i + 0.1, 50, '2026-01-01T00:00:00Z' FROM n`);
+    const last = 40_401;
+    using dir = tempDir();
+    const env = { LIBSQL_URL: origin.url, LIBSQL_POLL_MS: "20" };
+    let restarts = 0;
+    for (;;) {
+      await using node = await openApp({ dir: dir.path, fixture: null, now: Date.now(), env });
+      const status = node.deps.argo.node;
+      const enough = restarts < 3 ? 1 : Infinity;
+      await until(
+        () => (status?.rows ?? 0) >= enough || status?.filling === null,
+        "a node that copies",
+        60_000,
+      );
+      if (status?.filling !== null) {
+        expect((await node.get("/api/signals/latest")).status).toBe(503);
+        expect((await node.get("/readyz")).status).toBe(503);
+        restarts += 1;
+        continue;
+      }
+      await reaches(node, last);
+      await reaches(first, last);
+      const [here, there] = [await node.get("/api/stats"), await first.get("/api/stats")];
+      expect(await here.text()).toBe(await there.text());
+      expect((await exported(node)).map(({ id }) => id)).toEqual(
+        Array.from({ length: last }, (_, i) => i + 1),
+      );
+      break;
+    }
+    expect(restarts).toBeGreaterThan(0);
+  });
+
   test("without a server at its start: what it has is served, and an empty file is not", async () => {
     await using origin = await sqld();
     using dir = tempDir();
