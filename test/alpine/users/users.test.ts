@@ -429,6 +429,8 @@ describe("the export", () => {
       "subscriptions",
       "invoices",
       "payments",
+      "webhooks",
+      "webhook_deliveries",
       "audit",
     ]);
     expect(data.profile).toMatchObject({ id: member.id, email: member.email, tier: "pro" });
