@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
 import { AccountsFuzz } from "./fuzzing.ts";
 
-const REQUESTS = Number(process.env["FUZZ_REQUESTS"] ?? 2_000);
+const REQUESTS = Number(process.env["FUZZ_REQUESTS"] ?? 2_400);
 
 test(`${REQUESTS} random requests to the control plane: no 5xx, every refusal a problem (H3)`, async () => {
   const fuzz = await AccountsFuzz.open();

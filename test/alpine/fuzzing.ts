@@ -335,15 +335,19 @@ export class AccountsFuzz {
     return member;
   }
 
+  /** Dealt like cards: none is left out for long. */
   #route(dear: number): Route {
     for (;;) {
-      const route = pick(this.routes);
+      if (this.#deck.length === 0) this.#deck = [...this.routes];
+      const [route] = this.#deck.splice(below(this.#deck.length), 1) as [Route];
       const hashes = /signup|login|setup|password\/|totp\/(disable|recovery)|account/.test(
         route.path,
       );
       if (!hashes || chance(dear)) return route;
     }
   }
+
+  #deck: Route[] = [];
 
   async #actor(who?: "admin"): Promise<{ token: string | null; member: Member | null }> {
     const kind = who === undefined ? below(20) : 18;
