@@ -1,7 +1,14 @@
 /** Three nodes of one libSQL server, each with a file of its own. */
 import type { Client } from "@libsql/client/http";
 import { WRITE_TOKEN } from "../harness/app.ts";
-import { freePort, type Server, startServer, tempDir, until } from "../harness/process.ts";
+import {
+  freePort,
+  type Server,
+  type ServerOptions,
+  startServer,
+  tempDir,
+  until,
+} from "../harness/process.ts";
 import { type TcpProxy, tcpProxy } from "../harness/proxy.ts";
 import { type Sqld, sqld } from "../harness/sqld.ts";
 import type { Ledger } from "./ledger.ts";
@@ -31,9 +38,11 @@ export async function openNodes({ accounts }: { accounts: boolean }): Promise<Wo
   const behind = accounts ? await openBehind(cleanup) : null;
   const lines: string[] = [];
   const nodes = await Promise.all(
-    Array.from({ length: NODES }, () =>
+    Array.from({ length: NODES }, (_, i) =>
       Node.open(cleanup, lines, {
         role: accounts ? "all" : "argo",
+        // One of them is several processes on one copy.
+        args: i === 0 ? ["--workers", "2"] : [],
         env: {
           ...env,
           LIBSQL_URL: `http://127.0.0.1:${between.port}`,
@@ -106,7 +115,7 @@ const originFaults = (origin: Sqld): Record<string, Fault> => ({
   },
 });
 
-type NodeOptions = { role: string; env: Record<string, string | undefined> };
+type NodeOptions = Required<Pick<ServerOptions, "role" | "args" | "env">>;
 
 class Node {
   readonly direct: string;
@@ -127,12 +136,12 @@ class Node {
   static async open(
     cleanup: AsyncDisposableStack,
     lines: string[],
-    { role, env: given }: NodeOptions,
+    { env: given, ...options }: NodeOptions,
   ): Promise<Node> {
     const dir = cleanup.use(tempDir());
     const port = freePort();
     const start = (): Promise<Server> =>
-      startServer({ role, cwd: dir.path, env: { ...given, PORT: `${port}` } });
+      startServer({ ...options, cwd: dir.path, env: { ...given, PORT: `${port}` } });
     const link = cleanup.use(await tcpProxy({ port }));
     const node = new Node(await start(), start, dir.file("data/signals.db"), link, lines, port);
     cleanup.defer(() => node.#end());
