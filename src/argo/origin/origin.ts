@@ -189,6 +189,10 @@ function translate(error: unknown, token: string | null): unknown {
   const message = token === null ? said : said.replaceAll(token, "…");
   const unavailable = (detail: string, retryAfterSeconds: number) =>
     new AppError("unavailable", detail, { retryAfterSeconds, cause: `${code} ${message}` });
+  if (error instanceof RangeError) {
+    const detail = "The libSQL server holds a whole number above 2^53. Delete that row.";
+    return unavailable(detail, 30);
+  }
   if (/RESPONSE_TOO_LARGE|too large/i.test(`${code} ${message}`)) return new TooLarge(message);
   if (message.includes("argo_turn")) return new Overtaken(message);
   if (code.startsWith("SQLITE_CONSTRAINT")) return new Constraint(message);

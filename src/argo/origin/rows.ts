@@ -18,8 +18,29 @@ export const copied = [
   "sha256",
 ] as const;
 
+const numbers: ReadonlySet<string> = new Set([
+  "entry_price",
+  "target_price",
+  "stop_price",
+  "confidence",
+]);
+const infinity = "9e999";
+
+/**
+ * Text that may be no UTF-8, and numbers that JSON has no word for, would end the server's whole
+ * answer: such texts are asked for as bytes, and those numbers as text.
+ */
+const sent = (name: string): string => {
+  const column = `"${name}"`;
+  if (name === "id") return column;
+  const odd = numbers.has(name)
+    ? `WHEN ${column} IN (${infinity}, -${infinity}) THEN CASE WHEN ${column} > 0 THEN '${infinity}' ELSE '-${infinity}' END`
+    : `WHEN ${column} GLOB '*[^ -~]*' THEN CAST(${column} AS BLOB)`;
+  return `CASE ${odd} ELSE ${column} END AS ${column}`;
+};
+
 export const rowSql =
-  `SELECT ${copied.map((name) => `"${name}"`).join(", ")}, ` +
+  `SELECT ${copied.map(sent).join(", ")}, ` +
   `(SELECT received_at FROM argo_received WHERE id = "signals".id) AS received_at, ` +
   `(SELECT supersedes FROM argo_supersedes WHERE id = "signals".id) AS supersedes FROM "signals"`;
 
@@ -42,27 +63,29 @@ export function rowOf(row: Row): OriginRow {
   const supersedes = row["supersedes"];
   return {
     id: Number(row[0]),
-    values: copied.map((_, i) => plain(row[i] ?? null)),
+    values: copied.map((name, i) => plain(name, row[i] ?? null)),
     receivedAt: typeof receivedAt === "string" ? receivedAt : null,
     supersedes: typeof supersedes === "number" ? supersedes : null,
   };
 }
 
-const plain = (value: Value): OriginRow["values"][number] =>
-  value instanceof ArrayBuffer
-    ? new Uint8Array(value)
-    : typeof value === "bigint"
-      ? Number(value)
-      : value;
+function plain(name: string, value: Value): OriginRow["values"][number] {
+  if (value instanceof ArrayBuffer) {
+    return numbers.has(name) ? new Uint8Array(value) : new TextDecoder().decode(value);
+  }
+  if (typeof value === "bigint") return Number(value);
+  if (value === infinity || value === `-${infinity}`) return Number(value);
+  return value;
+}
 
 /**
- * What a row is known again by: when it arrived tells it from any other of its id, also after an
- * engine has changed it; one that nobody saw arrive by its content.
+ * What a row is known again by: when it arrived tells it from any other of its id, also where
+ * somebody has changed it since; without that, what it says.
  */
-export function markOf({ id, values, receivedAt }: OriginRow): string {
+export function markOf({ values, receivedAt, supersedes }: OriginRow): string {
   const told = values.map((value) => (value instanceof Uint8Array ? value.toHex() : value));
-  const mark = receivedAt === null ? told : [id, receivedAt];
-  return Bun.SHA256.hash(JSON.stringify(mark), "hex");
+  const known = receivedAt === null ? [...told, supersedes] : [values[0], receivedAt];
+  return Bun.SHA256.hash(JSON.stringify(known), "hex");
 }
 
 /** Asks what `mustStand` looks at: to be read in one moment with whatever follows from it. */

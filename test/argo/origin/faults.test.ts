@@ -218,6 +218,75 @@ describe("a node refuses to go backwards", () => {
   });
 });
 
+describe("an engine that writes at the server", () => {
+  const insert = (values: string) =>
+    `INSERT INTO signals (symbol, action, entry_price, confidence, timestamp) VALUES (${values})`;
+
+  test("may change its newest row: what was copied stays, and the next ones are copied", async () => {
+    await using origin = await sqld();
+    await using node = await openNode(origin);
+    const [id = 0] = await posted(node, fresh());
+    await reaches(node, id);
+    const looks = node.deps.argo.node?.looks ?? 0;
+    await origin.client.execute(`UPDATE signals SET strategy = 'later' WHERE id = ${id}`);
+    await until(() => (node.deps.argo.node?.looks ?? 0) > looks + 1, "two looks");
+    const [next = 0] = await posted(node, fresh());
+    await reaches(node, next);
+    expect((await exported(node)).map(({ strategy }) => strategy)).not.toContain("later");
+  });
+
+  test("keeps no node from going on by texts that are no UTF-8, nor by numbers without end", async () => {
+    await using origin = await sqld();
+    await using node = await openNode(origin);
+    for (const values of [
+      "CAST(x'ff41' AS TEXT), 'BUY', 1, 1, '2026'",
+      "x'c3bc', 'BUY', 9e999, -9e999, '2026'",
+      "'caf\u00e9', 'BUY', 'text', x'0102', CAST(x'e9' AS TEXT)",
+    ]) {
+      await origin.client.execute(insert(values));
+    }
+    const [id = 0] = await posted(node, fresh());
+    await reaches(node, id);
+    const rows = await exported(node);
+    expect(rows.map(({ symbol }) => symbol).slice(0, 3)).toEqual([
+      "\ufffdA",
+      "\u00fc",
+      "caf\u00e9",
+    ]);
+    const stored = node.engine
+      .query("SELECT entry_price, confidence FROM signals WHERE id = 2")
+      .get();
+    expect(stored).toEqual({ entry_price: Infinity, confidence: -Infinity });
+  });
+
+  test("may use an id that no client could read: the nodes name it, and go on without it", async () => {
+    await using origin = await sqld();
+    await using node = await openNode(origin);
+    await origin.client.execute(
+      "INSERT INTO signals VALUES (9007199254740993, 'A', 'BUY', 1, NULL, NULL, 1, 's', '2026', NULL)",
+    );
+    expect((await problemOf(await node.post(fresh()))).detail).toContain("above 2^53");
+    await origin.client.execute("DELETE FROM signals");
+    await origin.client.execute("UPDATE sqlite_sequence SET seq = 0 WHERE name = 'signals'");
+    expect(await posted(node, fresh())).toEqual([1]);
+  });
+
+  test("may delete its newest row: nothing is missing at whoever does not copy, either", async () => {
+    await using origin = await sqld();
+    using dir = tempDir();
+    await using one = await openNode(origin, { dir: dir.path });
+    await using two = await openNode(origin, { dir: dir.path });
+    const [id = 0] = await posted(one, fresh());
+    await origin.client.batch([
+      insert("'A', 'BUY', 1, 1, '2026'"),
+      "DELETE FROM signals WHERE symbol = 'A'",
+    ]);
+    await reaches(two, id);
+    const looks = two.deps.argo.node?.looks ?? 0;
+    await until(() => (two.deps.argo.node?.looks ?? 0) > looks + 1, "two looks that miss nothing");
+  });
+});
+
 describe("a node", () => {
   test("goes on where it was after a restart, and where a backup of another one was", async () => {
     await using origin = await sqld();
