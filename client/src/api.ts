@@ -6959,7 +6959,7 @@ export interface paths {
     put?: never;
     /**
      * Send all signals after an id, again or for the first time
-     * @description At most 10,000: where there are more, ask again with last_id. What was sent before comes with the same webhook-id.
+     * @description At most 10,000, of 50,000 that are looked through: where there are more, ask again with last_id. What was sent before comes with the same webhook-id.
      */
     post: {
       parameters: {

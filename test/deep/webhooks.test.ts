@@ -134,3 +134,25 @@ test("a receiver that has failed for an hour while a hundred thousand wait is di
   await world.send();
   expect(await world.get(id)).toMatchObject({ status: "disabled", reason: "failing" });
 }, 60_000);
+
+test("a replay goes through fifty thousand signals in a request, and says where to go on", async () => {
+  await using bot = receiver();
+  const env = { WEBHOOKS_ALLOW_PRIVATE: "true" };
+  await using at = await openAccounts({ backend: "postgres", now: Date.now(), env });
+  await using world = await World.open(at);
+  const [all, rare] = [await world.hook(bot.url), await world.hook(bot.url, { symbol: "RARE" })];
+  at.app.engine.run(`
+    WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 60000)
+    INSERT INTO signals (symbol, action, entry_price, confidence, timestamp)
+    SELECT iif(i = 55000, 'RARE', 'SPX'), 'BUY', i, 99, '2026-01-01T00:00:00Z' FROM n`);
+  const replay = async (id: string, since_id: number): Promise<unknown> => {
+    const begunAt = performance.now();
+    const answer = await world.ask("POST", `${id}/replay`, { since_id }, 202);
+    expect(performance.now() - begunAt).toBeLessThan(9_000);
+    return answer;
+  };
+  expect(await replay(all.id, 0)).toEqual({ queued: 10_000, last_id: 10_000, has_more: true });
+  expect(await replay(all.id, 55_000)).toEqual({ queued: 5_000, last_id: 60_000, has_more: false });
+  expect(await replay(rare.id, 0)).toEqual({ queued: 0, last_id: 50_000, has_more: true });
+  expect(await replay(rare.id, 50_000)).toEqual({ queued: 1, last_id: 60_000, has_more: false });
+}, 60_000);

@@ -7,11 +7,19 @@ import { limitWrites } from "../auth/limits";
 import { first } from "../database";
 import type { Plane } from "../plane";
 import { enqueueAgain } from "./enqueue";
-import { type Replayed, replayMax, type WebhookDelivery, webhookDeliveryOf } from "./schema";
+import {
+  type Replayed,
+  replayLooksMax,
+  replayMax,
+  type WebhookDelivery,
+  webhookDeliveryOf,
+} from "./schema";
 import type { SignalSource } from "./source";
 import { missing, webhookOfUser } from "./store";
 
 const signalsAtOnce = 200;
+/** Where the filters take little, a request goes through no more than so many slices. */
+const slicesMax = replayLooksMax / signalsAtOnce;
 
 /** @throws AppError 404; 409 for one that is not enabled. */
 async function mustBeEnabled({ alpine }: Plane, userId: string, id: string): Promise<void> {
@@ -59,7 +67,8 @@ export async function replaySince(
   try {
     const position = await followed.position();
     let [lastId, queued] = [sinceId, 0];
-    while (lastId < position && queued <= replayMax - signalsAtOnce) {
+    for (let slices = 0; lastId < position && slices < slicesMax; slices += 1) {
+      if (queued > replayMax - signalsAtOnce) break;
       const slice = await followed.after(lastId, signalsAtOnce);
       queued += await enqueueAgain(alpine.db(), id, slice, now());
       if (slice.untilId <= lastId) break;

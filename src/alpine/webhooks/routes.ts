@@ -16,6 +16,7 @@ import {
   NewWebhook,
   Replay,
   Replayed,
+  replayLooksMax,
   replayMax,
   Webhook,
   WebhookChange,
@@ -215,7 +216,7 @@ export function webhookRoutes(plane: Plane & { source: SignalSource }) {
     path: "/api/webhooks/{id}/replay",
     tags,
     summary: "Send all signals after an id, again or for the first time",
-    description: `At most ${replayMax.toLocaleString("en")}: where there are more, ask again with last_id. What was sent before comes with the same webhook-id.`,
+    description: `At most ${replayMax.toLocaleString("en")}, of ${replayLooksMax.toLocaleString("en")} that are looked through: where there are more, ask again with last_id. What was sent before comes with the same webhook-id.`,
     middleware: write,
     request: { params: UuidParam, query: NoQuery, body: jsonBody(Replay) },
     responses: {

@@ -16,6 +16,8 @@ export type MessageRow = typeof webhookMessages.$inferSelect;
 
 /** Signals that one replay sends at most. */
 export const replayMax = 10_000;
+/** Signals that it looks through at most. */
+export const replayLooksMax = 50_000;
 
 const printable = (max: number) =>
   z.string().min(1).max(max).refine(isPrintable, { message: "must be printable text" });
