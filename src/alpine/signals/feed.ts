@@ -42,7 +42,13 @@ export class RemoteFeed implements Source {
     try {
       const headId = await this.signals.headId(view);
       const ahead = sinceId !== null && sinceId > headId;
-      await channel.current(ahead ? await this.#reach(view, sinceId) : headId);
+      const standsAt = ahead ? await this.#reach(view, sinceId) : headId;
+      await channel.current(standsAt);
+      // A list may show what streams still hold back. Else ours does not come, and who joined it
+      // would be told nothing, or of a head below what they have read.
+      if (channel.position < standsAt && channel.position < (await this.#reach(view, standsAt))) {
+        throw new AppError("unavailable", away, { retryAfterSeconds: 5 });
+      }
       this.#mustGoOn();
       return channel;
     } catch (error) {
@@ -196,6 +202,7 @@ class RemoteChannel implements Tail {
       }
       if (signal.aborted) return;
       this.#fault ??= setTimeout(() => {
+        this.#fault = null;
         for (const member of this.members) member.end("unavailable");
       }, faultMs);
       await Bun.sleep(retryMs * (0.5 + Math.random()));
