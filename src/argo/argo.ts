@@ -102,7 +102,7 @@ export class Argo implements AsyncDisposable {
     }
     this.node = copy;
     this.reached = new Reached(reader, this.feed, copy);
-    if (copy) this.feed.reach = (sinceId) => this.reached.mustFollow(sinceId);
+    if (copy) this.feed.reach = (sinceId, view) => this.reached.mustFollow(sinceId, view);
     reader.condemn(copy?.filling ?? null);
     // Without our own tables cursors live as long as this process.
     const transient = crypto.getRandomValues(new Uint8Array(32));

@@ -35,7 +35,7 @@ export class Feed implements Source {
   watchers = 0;
   draining = false;
   /** Waits for where a stream is to go on, which another node may have told of. */
-  reach: ((sinceId: number | null) => Promise<void>) | null = null;
+  reach: ((sinceId: number | null, view: View) => Promise<void>) | null = null;
   readonly #channels = new Map<View, Channel>();
   #timer: Timer | null = null;
   #unwatch: (() => void) | null = null;
@@ -71,7 +71,7 @@ export class Feed implements Source {
    */
   async follow(view: View, member: Member, sinceId: number | null): Promise<Channel> {
     this.#mustGoOn();
-    await this.reach?.(sinceId);
+    await this.reach?.(sinceId, view);
     const channel = this.#channel(view);
     channel.members.add(member);
     try {

@@ -104,7 +104,7 @@ export function createPoll(deps: Deps): Poll {
       view = viewOfReader(exchange);
     };
     if (min_id !== undefined && reached) {
-      await reached.mustHave(min_id, request.signal);
+      await reached.mustHave(min_id, view, request.signal);
       await askAgain();
       // What was waited is no work.
       exchange.startedAt = performance.now();

@@ -1,5 +1,5 @@
 import { AppError } from "../../errors";
-import { fullView } from "../../http/entitlement";
+import { fullView, type View } from "../../http/entitlement";
 import type { Feed } from "./feed";
 import type { SignalReader } from "./store";
 
@@ -24,9 +24,20 @@ export class Reached {
     private readonly copy: Copy | null,
   ) {}
 
-  /** @throws AppError 503 when this id does not come in time: never an older answer. */
-  async mustHave(minId: number | undefined, signal: AbortSignal): Promise<void> {
+  /**
+   * @throws AppError 503 when this id does not come in time: never an older answer. To whom less is
+   * shown than there is it does not tell how much that is: they are answered where nothing is missing.
+   */
+  async mustHave(minId: number | undefined, view: View, signal: AbortSignal): Promise<void> {
     if (minId === undefined || (await this.#comes(minId, signal))) return;
+    if (view !== fullView) {
+      if (this.copy?.current ?? true) return;
+      throw new AppError(
+        "unavailable",
+        `It is not known whether signal ${minId} is here. Try again.`,
+        { retryAfterSeconds: 1 },
+      );
+    }
     const detail = `Signal ${minId} is not here: the highest is ${this.#headId()}. Try again.`;
     throw new AppError("unavailable", detail, { retryAfterSeconds: 1 });
   }
@@ -35,9 +46,9 @@ export class Reached {
    * Waits for where a stream is to go on; one that nobody has ever given is not waited for.
    * @throws AppError 503 when it is not known whether there is such an id.
    */
-  async mustFollow(sinceId: number | null): Promise<void> {
+  async mustFollow(sinceId: number | null, view: View): Promise<void> {
     if (sinceId === null || this.copy === null || (await this.#comes(sinceId, forever))) return;
-    if (!this.copy.current) await this.mustHave(sinceId, forever);
+    if (!this.copy.current) await this.mustHave(sinceId, view, forever);
   }
 
   async #comes(id: number, signal: AbortSignal): Promise<boolean> {

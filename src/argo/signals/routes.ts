@@ -46,7 +46,7 @@ export function signalRoutes({ config, argo, admission, metrics, live, polls }: 
 
   app.openapi(routes.list, async (c) => {
     const { min_id: minId, ...query } = c.req.valid("query");
-    await reached.mustHave(minId, c.req.raw.signal);
+    await reached.mustHave(minId, viewOfReader(c.env), c.req.raw.signal);
     const horizon = views.current(viewOfReader(c.env));
     const page = await listSignals(query, horizon, argo.far, argo.cursors);
     const ids = page.signals.map(({ id }) => id);
@@ -57,7 +57,7 @@ export function signalRoutes({ config, argo, admission, metrics, live, polls }: 
   app.openapi(routes.exported, async (c) => {
     mustHaveExport(c.env);
     const { since_id: sinceId, min_id: minId } = c.req.valid("query");
-    await reached.mustHave(minId, c.req.raw.signal);
+    await reached.mustHave(minId, viewOfReader(c.env), c.req.raw.signal);
     const view = viewOfReader(c.env);
     // As far as streams: what is above a row that is still withheld waits for it.
     const { headId, position: untilId, sight } = await argo.feed.stand(view, sinceId);
@@ -90,7 +90,7 @@ export function signalRoutes({ config, argo, admission, metrics, live, polls }: 
   });
 
   app.openapi(routes.stats, async (c) => {
-    await reached.mustHave(c.req.valid("query").min_id, c.req.raw.signal);
+    await reached.mustHave(c.req.valid("query").min_id, viewOfReader(c.env), c.req.raw.signal);
     const json = await argo.stats.current(viewOfReader(c.env));
     return c.body(json, 200, { "Content-Type": "application/json" }) as never;
   });

@@ -125,6 +125,20 @@ test("tells a delayed plan when a signal falls due, and of premium ones nothing"
   app.clock.ms = Date.now();
 });
 
+test("min_id tells nothing of what a plan does not show", async () => {
+  const id = add(app.engine, "SPX", 50);
+  const ask = (headers: Record<string, string>, minId: number) =>
+    Promise.all(
+      [LATEST, "/api/signals", "/api/stats", "/api/signals/export"].map(async (path) => {
+        const answer = await app.get(`${path}?min_id=${minId}`, headers);
+        return [answer.status, await answer.text()];
+      }),
+    );
+  expect(await ask(starter, id + 1)).toEqual(await ask(starter, id));
+  for (const [status] of await ask(reader, id)) expect(status).toBe(200);
+  for (const [status] of await ask(reader, id + 1)) expect(status).toBe(503);
+});
+
 describe("refused", () => {
   test.each(["61", "-1", "x", "", "1.5", "1&wait=2"])("wait=%s is 400", async (value) => {
     const response = await app.get(`${LATEST}?wait=${value}`, reader);
