@@ -99,6 +99,8 @@ export async function serve(
 ): Promise<void> {
   mustSayEmbedded(config);
   const stop = untilSignal();
+  // Meant for the supervisor, and sent to all: without a listener it would end every worker.
+  if (worker) process.on("SIGUSR2", () => undefined);
   const peers = worker && new (await import("../workers/peers")).Peers(worker, process);
   const running = await start(config, peers ? { peers } : {});
   // Once for all workers.

@@ -195,7 +195,10 @@ export class Supervisor {
     }
     const ended = this.#end(old, true);
     await old.closed;
-    await fresh.channel.ask("steer", { port, away: null }, answerMs);
+    // Whichever of them lives: else one would be left out for as long as the port is shared.
+    for (const { channel } of [fresh, ...this.#group]) {
+      if (await channel.ask<boolean>("steer", { port, away: null }, answerMs)) break;
+    }
     await ended;
   }
 

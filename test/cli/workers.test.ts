@@ -86,6 +86,8 @@ test("they are replaced one by one, and no request fails; streams resume on othe
   const before = server.workers();
   const load = new Load(server.url).keep(4).connect(8).post(2).stream(3).socket(3);
   await until(() => load.posted.length > 10, "posts");
+  // As who tells all processes of a service.
+  for (const pid of before) process.kill(pid, "SIGUSR2");
   await server.reload();
   expect(server.workers().filter((pid) => before.includes(pid))).toEqual([]);
   expect(await load.stop()).toBe(true);

@@ -300,7 +300,10 @@ export class Node implements AsyncDisposable {
     mustStand(place, results);
     const { id, whole } = placeOf(this.file.read()) ?? place;
     const headId = Math.max(id, Number(results[2]?.rows[0]?.["id"] ?? 0));
+    const stands = id === this.#state.id && this.#state.headId > id && headId > id;
     this.#set({ id, headId, current: id >= headId, whole, up: true, stopped: null });
+    // Whoever is to copy hangs.
+    if (stands) await this.#tail();
   }
 
   /** Notes what a failure says of the server. */

@@ -363,6 +363,19 @@ describe("a node", () => {
     expect((await health(two)).status).toBe("healthy");
   });
 
+  test("copies what the process that is to copy into its file does not", async () => {
+    await using origin = await sqld();
+    using dir = tempDir();
+    await using node = await openNode(origin, { dir: dir.path });
+    // As one that hangs: the lock is held, and nothing is done.
+    await using other = await openNode(origin, { dir: dir.path });
+    await node.deps.argo.writer.refuse("hangs");
+    await origin.client.execute(
+      "INSERT INTO signals (symbol, action, entry_price, confidence, timestamp) VALUES ('A', 'BUY', 1, 1, '2026')",
+    );
+    await reaches(other, 1);
+  });
+
   test("old signals are deleted at the server once, on each node by itself, and stay known", async () => {
     await using origin = await sqld();
     const env = { SIGNALS_RETENTION_DAYS: "1" };
