@@ -37,18 +37,22 @@ const routed = ipaddr.IPv6.parseCIDR("2000::/3");
 
 /** What is private and nothing else: not link-local, where clouds give out their credentials. */
 const inside = new Set<string>(["loopback", "private", "uniqueLocal", "carrierGradeNat"]);
-/** Of one cloud it is among the private ones. */
-const metadata = "fd00:ec2:0:0:0:0:0:254";
+/** Of some clouds they are among the private ones, of one among the public. */
+const metadata = new Set<string>([
+  "fd00:ec2:0:0:0:0:0:254",
+  "fd20:ce:0:0:0:0:0:254",
+  "100.100.100.200",
+  "168.63.129.16",
+]);
 
 /** True for an address that anybody on the internet could ask, or that is private where that is allowed. */
 export function isAllowed(address: string, allowPrivate: boolean): boolean {
   if (!ipaddr.isValid(address)) return false;
   // One of version 4 that is written as version 6 counts as what it is.
   const parsed = ipaddr.process(address);
+  if (metadata.has(parsed.toNormalizedString())) return false;
   const range = parsed.range();
-  if (range !== "unicast") {
-    return allowPrivate && inside.has(range) && parsed.toNormalizedString() !== metadata;
-  }
+  if (range !== "unicast") return allowPrivate && inside.has(range);
   return parsed instanceof ipaddr.IPv6 ? parsed.match(routed) : true;
 }
 

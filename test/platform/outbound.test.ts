@@ -81,6 +81,7 @@ describe("an address that is not public", () => {
     ::1 ::127.0.0.1 ::ffff:127.0.0.1 ::ffff:7f00:1 ::ffff:169.254.169.254 ::ffff:0:127.0.0.1
     64:ff9b::7f00:1 64:ff9b:1::a00:1 2002:7f00:1:: 2002:a9fe:a9fe::1 2001::1 2001:db8::1 fc00::1
     fd00:ec2::254 fe80::1 fe80::1%eth0 fec0::1 ff02::1 100::1 4000::1 5f00::1 nonsense
+    168.63.129.16 ::ffff:168.63.129.16
   `;
   test.each([...addresses.trim().split(/\s+/), "", "127.0.0.1\n8.8.8.8"])("%p", (address) =>
     expect(isAllowed(address, false)).toBeFalse(),
@@ -90,7 +91,8 @@ describe("an address that is not public", () => {
     const inside =
       "127.0.0.1 10.0.0.1 172.16.0.1 192.168.1.1 100.64.0.1 ::1 fd00::1 ::ffff:10.0.0.1";
     const never = `169.254.169.254 ::ffff:169.254.169.254 fd00:ec2::254 fe80::1 0.0.0.0 :: 224.0.0.1
-      ff02::1 255.255.255.255 240.0.0.1 192.0.2.1 64:ff9b::a00:1 2002:a00:1::`;
+      ff02::1 255.255.255.255 240.0.0.1 192.0.2.1 64:ff9b::a00:1 2002:a00:1:: 100.100.100.200
+      168.63.129.16 fd20:ce::254`;
     const allowed = (list: string) => list.split(/\s+/).map((address) => isAllowed(address, true));
     expect(new Set(allowed(inside))).toEqual(new Set([true]));
     expect(new Set(allowed(never))).toEqual(new Set([false]));

@@ -165,7 +165,9 @@ function label(value: unknown): unknown {
 }
 
 function number(value: unknown): unknown {
-  if (typeof value !== "string") return value ?? undefined;
-  if (noNumber.test(value)) return undefined;
-  return decimal.test(value) ? Number(value) : value;
+  if (value === null || value === undefined) return undefined;
+  if (typeof value === "string" && noNumber.test(value)) return undefined;
+  const read = typeof value === "string" && decimal.test(value) ? Number(value) : value;
+  // One beyond numbers would be null in a post, as if the alert had none.
+  return typeof read === "number" && !Number.isFinite(read) ? String(value) : read;
 }
