@@ -115,15 +115,24 @@ export async function settleAttempt(
       .set(failed)
       // One that was given up meanwhile stays so.
       .where(and(eq(webhookMessages.id, message.id), eq(webhookMessages.status, "waiting")));
+    const { id, url } = webhook;
+    const same = and(eq(webhooks.id, id), eq(webhooks.url, url));
+    // What this receiver said is nothing to the one that took its place meanwhile.
+    const [held] = await tx
+      .select({ id: webhooks.id })
+      .from(webhooks)
+      .where(same)
+      .for("no key update");
+    if (!held) return;
     if (!webhook.failingSince) {
       await tx
         .update(webhooks)
         .set({ failingSince: at })
-        .where(and(eq(webhooks.id, webhook.id), isNull(webhooks.failingSince)));
+        .where(and(eq(webhooks.id, id), isNull(webhooks.failingSince)));
     }
     if (askedMs !== null) {
       const notBefore = new Date(atMs + askedMs);
-      await tx.update(webhooks).set({ notBefore }).where(eq(webhooks.id, webhook.id));
+      await tx.update(webhooks).set({ notBefore }).where(eq(webhooks.id, id));
     }
     if (gone || failing) await disableWebhook(tx, webhook, gone ? "gone" : "failing", atMs);
   });

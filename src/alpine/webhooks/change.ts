@@ -40,6 +40,8 @@ export async function changeWebhook(
     const { tier, role } = await lockSelf(tx, account);
     const old = await lockWebhook(tx, userId, id);
     let next: WebhookRow = { ...old, ...columnsOf(given), updatedAt: new Date(nowMs) };
+    // Another receiver answers for itself alone.
+    if (next.url !== old.url) next = { ...next, failingSince: null, notBefore: null };
     if (status === "enabled" && old.status !== "enabled") {
       mustHaveRoom(alpine.plans.entitlementOf(tier, role), (await countOf(tx, userId)).enabled);
       const fresh = { reason: null, failingSince: null, notBefore: null, leasedUntil: null };

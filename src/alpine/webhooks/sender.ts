@@ -18,7 +18,7 @@ type Options = {
   now: () => number;
   log: Logger;
   metrics: Metrics;
-  /** Receivers at once. */
+  /** Receivers at once, and half as many again of those that fail. */
   turnsMax: number;
   random?: () => number;
 };
@@ -31,23 +31,37 @@ const leaseSeconds = 45;
 const endMs = 2_000;
 const nobody = "00000000-0000-0000-0000-000000000000";
 
+/** Receivers of a kind, which have room of their own. */
+type Lane = {
+  /** Whether nothing was delivered there since something failed. */
+  failing: boolean;
+  turnsMax: number;
+  turns: Map<string, Promise<void>>;
+  /** Who was claimed last: the others come first. */
+  after: string;
+};
 type Due = { webhook: WebhookRow; message: MessageRow; tier: Tier; role: UserRole };
 
 /**
  * Sends what waits, to each receiver one message after the other, to many receivers at once: one
- * that is slow keeps nobody else. A receiver is claimed by one process for a while; killed then, what
- * it had not written down yet is sent once more, with the same id.
+ * that is slow keeps nobody else, and those that fail, however many, nobody who does not. A receiver
+ * is claimed by one process for a while; killed then, what it had not written down yet is sent once
+ * more, with the same id.
  */
 export class WebhookSender {
-  readonly #turns = new Map<string, Promise<void>>();
+  readonly #lanes: Lane[];
   readonly #ending = new AbortController();
-  /** Who was claimed last: the others come first. */
-  #after = nobody;
   #claiming: Promise<void> | null = null;
   #again = false;
   #closed = false;
 
-  constructor(private readonly options: Options) {}
+  constructor(private readonly options: Options) {
+    const { turnsMax } = options;
+    this.#lanes = [false, true].map((failing) => {
+      const most = failing ? Math.ceil(turnsMax / 2) : turnsMax;
+      return { failing, turnsMax: most, turns: new Map(), after: nobody };
+    });
+  }
 
   /** Claims whoever waits, as far as there is room. What fails is told, and tried again. */
   look(): Promise<void> {
@@ -63,9 +77,10 @@ export class WebhookSender {
 
   /** Once nothing is under way. */
   async idle(): Promise<void> {
-    while (this.#claiming || this.#turns.size > 0) {
+    const turns = () => this.#lanes.flatMap((lane) => [...lane.turns.values()]);
+    while (this.#claiming || turns().length > 0) {
       await this.#claiming?.catch(() => undefined);
-      await Promise.all(this.#turns.values());
+      await Promise.all(turns());
     }
   }
 
@@ -79,29 +94,33 @@ export class WebhookSender {
   async #claimAll(): Promise<void> {
     do {
       this.#again = false;
-      const room = this.options.turnsMax - this.#turns.size;
-      if (this.#closed || room <= 0) return;
-      const ids = await this.#claim(room);
-      for (const id of ids) this.#begin(id);
-      const all = ids.length < room;
-      // Those before the last one had to wait for it.
-      this.#again ||= all && this.#after !== nobody;
-      this.#after = all ? nobody : (ids.at(-1) ?? nobody);
+      for (const lane of this.#lanes) await this.#claimOf(lane);
     } while (this.#again);
   }
 
-  #begin(id: string): void {
+  async #claimOf(lane: Lane): Promise<void> {
+    const room = lane.turnsMax - lane.turns.size;
+    if (this.#closed || room <= 0) return;
+    const ids = await this.#claim(lane, room);
+    for (const id of ids) this.#begin(lane, id);
+    const all = ids.length < room;
+    // Those before the last one had to wait for it.
+    this.#again ||= all && lane.after !== nobody;
+    lane.after = all ? nobody : (ids.at(-1) ?? nobody);
+  }
+
+  #begin({ turns }: Lane, id: string): void {
     const turn = this.#turn(id)
       .catch((error: unknown) => {
         this.options.log.debug({ webhook_id: id, reason: String(error) }, "webhook left for later");
         return 0;
       })
       .then((sent) => {
-        this.#turns.delete(id);
+        turns.delete(id);
         // Somebody may have waited for room, and more may wait here.
         if (sent > 0) void this.look().catch(() => undefined);
       });
-    this.#turns.set(id, turn);
+    turns.set(id, turn);
   }
 
   /** @returns how many messages it took. */
@@ -139,7 +158,7 @@ export class WebhookSender {
   }
 
   /** Takes receivers that somebody waits for and nobody else sends to, in the order of their ids. */
-  async #claim(most: number): Promise<string[]> {
+  async #claim({ failing, after }: Lane, most: number): Promise<string[]> {
     const { alpine, now } = this.options;
     const at = sql`${new Date(now()).toISOString()}::timestamptz`;
     const nextAfter = (id: ReturnType<typeof sql>) => sql`(
@@ -149,12 +168,12 @@ export class WebhookSender {
     // From one webhook to the next by the index, however many messages wait for each.
     const { rows } = await alpine.db().execute<{ id: string }>(sql`
       WITH RECURSIVE waiting (id) AS (
-        SELECT ${nextAfter(sql`${this.#after}::uuid`)}
+        SELECT ${nextAfter(sql`${after}::uuid`)}
         UNION ALL
         SELECT ${nextAfter(sql`waiting.id`)} FROM waiting WHERE waiting.id IS NOT NULL
       ), free AS (
         SELECT w.id FROM waiting JOIN webhooks w ON w.id = waiting.id
-        WHERE w.status = 'enabled'
+        WHERE w.status = 'enabled' AND (w.failing_since IS NOT NULL) = ${failing}::boolean
           AND coalesce(w.leased_until, '-infinity') <= clock_timestamp()
           AND coalesce(w.not_before, '-infinity') <= ${at}
           AND (

@@ -68,8 +68,12 @@ export class WebhookTasks implements AsyncDisposable {
       this.waiting = await waitingCount(this.options.alpine.db());
     }
     await this.#pauseExcess();
-    await this.outbox?.look();
-    await this.sender.look();
+    try {
+      await this.outbox?.look();
+    } finally {
+      // What waits is sent also while signals are away.
+      await this.sender.look();
+    }
   }
 
   /** Nothing new is begun; what is under way has a moment to end. */

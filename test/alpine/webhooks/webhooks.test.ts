@@ -1,11 +1,12 @@
 /** Webhooks from end to end: made, sent, tried again, stopped, replayed. */
-import { afterAll, beforeAll, expect, test } from "bun:test";
+import { afterAll, beforeAll, expect, spyOn, test } from "bun:test";
 import { eq, sql } from "drizzle-orm";
 import { users, webhookMessages, webhooks } from "../../../db/alpine/schema.ts";
 import { openAccounts, type Accounts } from "../../harness/accounts.ts";
 import { fieldsOf, problemOf } from "../../harness/app.ts";
+import { WebhookSender } from "../../../src/alpine/webhooks/sender.ts";
 import { alpineOf, person, until } from "../people.ts";
-import { receiver, signedBy, verified, World } from "./receiver.ts";
+import { type Hook, receiver, signedBy, verified, World } from "./receiver.ts";
 
 const DAY = 86_400;
 
@@ -501,6 +502,99 @@ test("a receiver that hangs or pours out a flood costs only itself", async () =>
   expect(poured).toBeLessThan(64 * 1024 * 1024);
   release.resolve(new Response());
   await world.tasks.sender.idle();
+});
+
+test("receivers that fail, however many, keep nobody waiting who does not", async () => {
+  await using failing = receiver();
+  const release = Promise.withResolvers<Response>();
+  failing.answer = () => release.promise;
+  await using bot = receiver();
+  await using world = await World.open(at);
+  const down = [];
+  for (let i = 0; i < 3; i += 1) down.push(await world.hook(failing.url));
+  const up = await world.hook(bot.url);
+  const now = new Date(at.clock.ms);
+  for (const { id } of down) {
+    await at.db().update(webhooks).set({ failingSince: now }).where(eq(webhooks.id, id));
+  }
+  for (const { id: webhookId } of [...down, up]) {
+    const due = { lane: 0, attempts: 0, nextAttemptAt: now, createdAt: now };
+    await at
+      .db()
+      .insert(webhookMessages)
+      .values({
+        id: crypto.randomUUID(),
+        webhookId,
+        type: "webhook.test",
+        body: '{"data":{}}',
+        status: "waiting",
+        ...due,
+      });
+  }
+  const { metrics, log } = at.app.deps;
+  const alpine = alpineOf(at);
+  const sender = new WebhookSender({ alpine, now: () => at.clock.ms, log, metrics, turnsMax: 2 });
+  await sender.look();
+  await until(async () => bot.got.length === 1 && failing.got.length > 0);
+  expect(failing.got).toHaveLength(1);
+  release.resolve(new Response());
+  await sender.idle();
+  // As there is room, all have their turn.
+  expect(failing.got).toHaveLength(3);
+  await sender[Symbol.asyncDispose]();
+});
+
+test("what waits is sent while nothing is known of signals", async () => {
+  await using bot = receiver();
+  await using world = await World.open(at);
+  await world.hook(bot.url);
+  bot.answer = refusing(500);
+  await world.post();
+  await world.send();
+  const { webhookSource: source } = at.app.deps;
+  if (!source) throw new Error("no signals here");
+  const away = spyOn(source, "maxId").mockImplementation(() => {
+    throw new Error("away");
+  });
+  try {
+    bot.answer = () => new Response();
+    at.clock.ms += 10_000;
+    await expect(world.tasks.look()).rejects.toThrow("away");
+    await world.tasks.sender.idle();
+    expect(bot.got).toHaveLength(2);
+  } finally {
+    away.mockRestore();
+  }
+});
+
+test("another address is not held to what the one before had said, or says yet", async () => {
+  await using bot = receiver();
+  await using other = receiver();
+  await using world = await World.open(at);
+  const hook = await world.hook(bot.url);
+  bot.answer = refusing(503, { "Retry-After": "86400" });
+  await world.post();
+  await world.send();
+  expect((await world.get(hook.id)).failing_since).not.toBeNull();
+  const moved = await world.ask<Hook>("PATCH", hook.id, { url: other.url });
+  expect(moved.failing_since).toBeNull();
+  const second = await world.post();
+  await world.send();
+  expect(other.ids()).toEqual([second]);
+  // What was on its way when it changed says 410 of an address that is none of it any more.
+  const asked = Promise.withResolvers<void>();
+  const release = Promise.withResolvers<Response>();
+  other.answer = () => {
+    asked.resolve();
+    return release.promise;
+  };
+  await world.post();
+  const sent = world.send();
+  await asked.promise;
+  await world.ask("PATCH", hook.id, { url: bot.url });
+  release.resolve(new Response("", { status: 410 }));
+  await sent;
+  expect(await world.get(hook.id)).toMatchObject({ status: "enabled", failing_since: null });
 });
 
 test("an export of one's own data holds webhooks without their secrets; with the account they go", async () => {
