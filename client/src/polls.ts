@@ -91,8 +91,11 @@ export class Polls {
       try {
         const next = await this.#ask(query, page, waitSeconds, { signal });
         failures = 0;
-        if (next !== page) yield (page = next);
-        else await sleep(intervalMs - (performance.now() - begunMs), signal);
+        const isNew = next !== page;
+        if (isNew) yield (page = next);
+        // Whose ETag was taken off on its way may be the same, and is not waited for.
+        if (isNew && next.etag !== "") continue;
+        await sleep(intervalMs - (performance.now() - begunMs), signal);
       } catch (error) {
         if (signal?.aborted) return;
         await this.transport.pauseAfter(error, failures, signal);

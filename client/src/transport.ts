@@ -26,6 +26,9 @@ export type CallOptions = {
   deadlineMs?: number | undefined;
 };
 
+/** Whoever asks for more is asked after this all the same; timers know no more than 24 days. */
+const askedSecondsMax = 86_400;
+
 /** Sends requests: who asks, how long, how often. */
 export class Transport {
   readonly muteMs: number;
@@ -105,7 +108,7 @@ export class Transport {
   pauseMs(failures: number, askedSeconds: number | null, firstMs?: number): number {
     const { backoffMs = 1_000, backoffMsMax = 30_000, random = Math.random } = this.options;
     const ceilingMs = Math.min(backoffMsMax, (firstMs ?? backoffMs) * 2 ** Math.min(failures, 20));
-    return (askedSeconds ?? 0) * 1_000 + random() * ceilingMs;
+    return Math.min(askedSeconds ?? 0, askedSecondsMax) * 1_000 + random() * ceilingMs;
   }
 
   /** The same for an iterator that meets an error. @throws the error when no waiting mends it. */

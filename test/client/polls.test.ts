@@ -214,6 +214,41 @@ test.concurrent("a 429 and a 503 are waited out for as long as they say", async 
   for (const ms of await Promise.all(waited)) expect(ms).toBeGreaterThanOrEqual(995);
 });
 
+test.concurrent("who asks for a year is asked after a day, not at once", async () => {
+  let asked = 0;
+  using away = Bun.serve({
+    hostname: "127.0.0.1",
+    port: 0,
+    fetch: () => {
+      asked += 1;
+      return new Response("", { status: 503, headers: { "Retry-After": "31536000" } });
+    },
+  });
+  const argo = reader(away.url.href);
+  const signal = AbortSignal.timeout(300);
+  for await (const _ of argo.poll({}, { signal })) throw new Error("there is no page");
+  expect(asked).toBe(1);
+});
+
+test.concurrent(
+  "pages whose ETag something took off are not asked for without a pause",
+  async () => {
+    let asked = 0;
+    using bare = Bun.serve({
+      hostname: "127.0.0.1",
+      port: 0,
+      fetch: () => {
+        asked += 1;
+        return Response.json([]);
+      },
+    });
+    const signal = AbortSignal.timeout(450);
+    const options = { signal, intervalMs: 200 };
+    for await (const page of reader(bare.url.href).poll({}, options)) expect(page.etag).toBe("");
+    expect(asked).toBeWithin(2, 4);
+  },
+);
+
 test.concurrent(
   "faults are tried again, each after a longer wait at most, until the deadline",
   async () => {

@@ -21,6 +21,8 @@ from .signals import Accepted, Signal
 from .stream import Notice, Stream, warn
 
 _PAGES_MAX = 256
+#: Whoever asks for a longer wait, in seconds, is asked after this all the same.
+_ASKED_MAX = 86_400.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,10 +143,12 @@ class Client:
                 failures += 1
                 continue
             failures = 0
-            if after is not page:
+            new = after is not page
+            if new:
                 page = after
                 yield page
-            else:
+            # One whose ETag was taken off on its way may be the same, and is not waited for.
+            if not (new and after.etag):
                 time.sleep(max(0.0, interval - (time.monotonic() - begun)))
 
     def stream(
@@ -290,7 +294,7 @@ class Client:
         """Seconds: what the server asked for, then full jitter, so that bots come back apart."""
         asked = (error.retry_after or 0.0) if isinstance(error, ArgoError) else 0.0
         ceiling = min(self._backoff_max, (first or self._backoff) * 2 ** min(failures, 20))
-        return asked + random.uniform(0, ceiling)
+        return min(asked, _ASKED_MAX) + random.uniform(0, ceiling)
 
 
 class _Opened:
