@@ -2,7 +2,7 @@ import { dated, DEFAULT_STRATEGY } from "../signals/layout";
 import { hashOfRow } from "../signals/ledger";
 import { type Signal, tidy } from "../signals/signal";
 import type { Origin } from "./origin";
-import { type OriginRow, rowOf, rowSql } from "./rows";
+import { type OriginRow, page, rowsOf } from "./rows";
 
 /** How many rows were deleted, and the last one that was looked at; null at the end. */
 export type Expired = { deleted: number; lastId: number | null };
@@ -17,15 +17,13 @@ const rowsPerRun = 200;
  * @param before UTC, as `received_at` is written.
  */
 export async function expireSome(origin: Origin, before: string, after: number): Promise<Expired> {
-  const [found] = await origin.read([
-    {
-      sql: `SELECT *, coalesce(received_at, ${dated("timestamp")}, '') <= ? AS old FROM (
-              ${rowSql} WHERE id > ? AND id < (SELECT max(id) FROM "signals") ORDER BY id LIMIT ?)`,
-      args: [before, after, rowsPerRun],
-    },
+  const arrived = `coalesce((SELECT received_at FROM argo_received WHERE id = "signals".id), ${dated("timestamp")}, '')`;
+  const next = `SELECT id FROM "signals" WHERE id > ? AND id < (SELECT max(id) FROM "signals") ORDER BY id LIMIT ?`;
+  const [looked, found] = await origin.read([
+    { sql: `SELECT max(id) AS id FROM (${next})`, args: [after, rowsPerRun] },
+    page(`id IN (${next}) AND ${arrived} <= ? ORDER BY id`, [after, rowsPerRun, before]),
   ]);
-  const rows = found?.rows ?? [];
-  const old = rows.filter((row) => Number(row["old"]) === 1).map(rowOf);
+  const old = rowsOf(found);
   if (old.length > 0) {
     await origin.write([
       {
@@ -42,8 +40,8 @@ export async function expireSome(origin: Origin, before: string, after: number):
       },
     ]);
   }
-  const last = rows.at(-1);
-  return { deleted: old.length, lastId: last ? Number(last["id"]) : null };
+  const lastId = looked?.rows[0]?.["id"] ?? null;
+  return { deleted: old.length, lastId: lastId === null ? null : Number(lastId) };
 }
 
 function buried({ id, values }: OriginRow): (string | number | null | Uint8Array)[] {

@@ -15,7 +15,7 @@ import { copyRows, join, placeOf } from "./copy";
 import { type Expired, expireSome, nothingExpired } from "./expire";
 import { OriginLedger } from "./ledger";
 import { Constraint, Origin, type OriginAddress, Overtaken, TooLarge } from "./origin";
-import { markOf, mustStand, type OriginRow, type Place, rowOf, rowsAfter, standing } from "./rows";
+import { markOf, mustStand, type OriginRow, type Place, rowsAfter, rowsOf, standing } from "./rows";
 
 export type NodeOptions = OriginAddress & {
   /** How often the server is asked for new rows, where nobody tells of them. */
@@ -279,7 +279,7 @@ export class Node implements AsyncDisposable {
         const asked = [...standing(place), rowsAfter(place.id, limit)];
         const results = await this.#pages.read(asked);
         const { headId, expiredId } = mustStand(place, results);
-        const rows = (results[2]?.rows ?? []).map(rowOf);
+        const rows = rowsOf(results[2]);
         this.#pageRows = Math.min(rowsMax, limit * 2);
         return { rows, headId, expiredId, more: rows.length === limit };
       } catch (error) {

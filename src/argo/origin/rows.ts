@@ -1,4 +1,4 @@
-import type { InStatement, ResultSet, Row, Value } from "@libsql/client/http";
+import type { InArgs, InStatement, ResultSet } from "@libsql/client/http";
 import { Backwards } from "./origin";
 
 /** How far a file is a copy, and of what; `rowSha256` is the mark of the row at `id`. */
@@ -18,29 +18,8 @@ export const copied = [
   "sha256",
 ] as const;
 
-const numbers: ReadonlySet<string> = new Set([
-  "entry_price",
-  "target_price",
-  "stop_price",
-  "confidence",
-]);
-const infinity = "9e999";
-
-/**
- * Text that may be no UTF-8, and numbers that JSON has no word for, would end the server's whole
- * answer: such texts are asked for as bytes, and those numbers as text.
- */
-const sent = (name: string): string => {
-  const column = `"${name}"`;
-  if (name === "id") return column;
-  const odd = numbers.has(name)
-    ? `WHEN ${column} IN (${infinity}, -${infinity}) THEN CASE WHEN ${column} > 0 THEN '${infinity}' ELSE '-${infinity}' END`
-    : `WHEN ${column} GLOB '*[^ -~]*' THEN CAST(${column} AS BLOB)`;
-  return `CASE ${odd} ELSE ${column} END AS ${column}`;
-};
-
-export const rowSql =
-  `SELECT ${copied.map(sent).join(", ")}, ` +
+const rowSql =
+  `SELECT ${copied.map((name) => `"${name}"`).join(", ")}, ` +
   `(SELECT received_at FROM argo_received WHERE id = "signals".id) AS received_at, ` +
   `(SELECT supersedes FROM argo_supersedes WHERE id = "signals".id) AS supersedes FROM "signals"`;
 
@@ -52,30 +31,57 @@ export type OriginRow = {
   supersedes: number | null;
 };
 
-/** Asks for the next rows after an id. */
-export const rowsAfter = (id: number, limit: number): InStatement => ({
-  sql: `${rowSql} WHERE id > ? ORDER BY id LIMIT ?`,
-  args: [id, limit],
+/**
+ * SQL of a value as JSON. SQLite itself would write 15 digits of a number, which is not always the
+ * number: of 21 there is one nearest. Text that may be no UTF-8 would end the server's answer.
+ */
+const json = (value: string): string =>
+  `CASE typeof(${value}) WHEN 'null' THEN 'null' WHEN 'integer' THEN ${value}
+   WHEN 'text' THEN CASE WHEN ${value} GLOB '*[^ -~]*' THEN '{"text":"' || hex(${value}) || '"}'
+     ELSE json_quote(${value}) END
+   WHEN 'blob' THEN '{"bytes":"' || hex(${value}) || '"}'
+   ELSE CASE ${value} WHEN 9e999 THEN '9e999' WHEN -9e999 THEN '-9e999'
+     ELSE printf('%!.20e', ${value}) END END`;
+
+const rowJson = [...copied, "received_at", "supersedes"]
+  .map((name) => json(`"${name}"`))
+  .join(" || ',' || ");
+
+/**
+ * Asks for rows as one text: cell by cell they would take three times as long, and an infinite
+ * number could not be told.
+ */
+export const page = (where: string, args: InArgs): InStatement => ({
+  sql: `SELECT group_concat('[' || ${rowJson} || ']', ',') AS page FROM (${rowSql} WHERE ${where})`,
+  args,
 });
 
-export function rowOf(row: Row): OriginRow {
-  const receivedAt = row["received_at"];
-  const supersedes = row["supersedes"];
-  return {
-    id: Number(row[0]),
-    values: copied.map((name, i) => plain(name, row[i] ?? null)),
-    receivedAt: typeof receivedAt === "string" ? receivedAt : null,
-    supersedes: typeof supersedes === "number" ? supersedes : null,
-  };
+/** Asks for the next rows after an id. */
+export const rowsAfter = (id: number, limit: number): InStatement =>
+  page("id > ? ORDER BY id LIMIT ?", [id, limit]);
+
+type Told = string | number | null | { text: string } | { bytes: string };
+
+/** The rows of such a page. */
+export function rowsOf(result: ResultSet | undefined): OriginRow[] {
+  const page = result?.rows[0]?.["page"];
+  if (typeof page !== "string") return [];
+  return (JSON.parse(`[${page}]`) as Told[][]).map((told) => {
+    const values = told.map(valueOf);
+    const [receivedAt, supersedes] = values.splice(copied.length);
+    return {
+      id: Number(values[0]),
+      values,
+      receivedAt: typeof receivedAt === "string" ? receivedAt : null,
+      supersedes: typeof supersedes === "number" ? supersedes : null,
+    };
+  });
 }
 
-function plain(name: string, value: Value): OriginRow["values"][number] {
-  if (value instanceof ArrayBuffer) {
-    return numbers.has(name) ? new Uint8Array(value) : new TextDecoder().decode(value);
-  }
-  if (typeof value === "bigint") return Number(value);
-  if (value === infinity || value === `-${infinity}`) return Number(value);
-  return value;
+function valueOf(told: Told): OriginRow["values"][number] {
+  if (typeof told !== "object" || told === null) return told;
+  if ("bytes" in told) return Uint8Array.fromHex(told.bytes);
+  return new TextDecoder().decode(Uint8Array.fromHex(told.text));
 }
 
 /**
@@ -92,7 +98,7 @@ export function markOf({ values, receivedAt, supersedes }: OriginRow): string {
 export const standing = ({ id }: Pick<Place, "id">): InStatement[] => [
   `SELECT name, writes, expired, max(coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'signals'), 0),
      coalesce((SELECT max(id) FROM "signals"), 0)) AS head FROM argo_origin`,
-  { sql: `${rowSql} WHERE id = ?`, args: [id] },
+  page("id = ?", [id]),
 ];
 
 /** The highest id that the server ever gave, how often it was written, and up to where it forgot. */
@@ -113,8 +119,8 @@ export function mustStand({ origin, id, rowSha256 }: Place, results: ResultSet[]
       `ends at signal ${headId}, and signal ${id} was copied from it: it was restored to an older state`,
     );
   }
-  const row = rows?.rows[0];
-  if (row && markOf(rowOf(row)) !== rowSha256) {
+  const [row] = rowsOf(rows);
+  if (row && markOf(row) !== rowSha256) {
     throw new Backwards(
       `holds another signal ${id} than the one that was copied: it was restored or changed`,
     );

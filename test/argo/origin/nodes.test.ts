@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { type App, fieldsOf, problemOf, signal, WRITE_TOKEN } from "../../harness/app.ts";
+import { randomNumbers, tellSeed } from "../../harness/seed.ts";
 import { type Sqld, sqld } from "../../harness/sqld.ts";
 import { exported, openNode, posted, reaches } from "./nodes.ts";
 
@@ -170,6 +171,49 @@ describe("signals at a libSQL server", () => {
     const [next = 0] = await posted(one, fresh());
     await reaches(two, next);
     expect(await two.json<object>(`/api/signals/${id}`)).toMatchObject({ symbol: "ENG" });
+  });
+
+  test("whatever an engine writes is copied as it is, each number to its last bit", async () => {
+    const random = randomNumbers();
+    tellSeed();
+    const bits = (): number => {
+      const view = new DataView(new ArrayBuffer(8));
+      view.setUint32(0, random() * 2 ** 32);
+      view.setUint32(4, random() * 2 ** 32);
+      const value = view.getFloat64(0);
+      return Number.isFinite(value) ? value : 0.1;
+    };
+    const rows = Array.from({ length: 300 }, (_, i): (string | number | Uint8Array | null)[] => [
+      i % 7 === 0 ? new Uint8Array([0, 255, i % 256]) : `"\\ü\n${i}`,
+      i % 11 === 0 ? 5 : "BUY",
+      i % 2 === 0 ? bits() : random() * 10 ** (i % 12),
+      i % 5 === 0 ? null : bits(),
+      i % 3 === 0 ? "high" : bits(),
+      i % 13 === 0 ? new Uint8Array([1]) : `2026-01-${i}`,
+    ]);
+    await origin.client.batch(
+      rows.map((args) => ({
+        sql: "INSERT INTO signals (symbol, action, entry_price, stop_price, confidence, timestamp) VALUES (?, ?, ?, ?, ?, ?)",
+        args,
+      })),
+      "write",
+    );
+    await origin.client.execute("UPDATE signals SET target_price = 9e999 WHERE id % 17 = 0");
+    const [last = 0] = await posted(one, fresh());
+    await using node = await openNode(origin);
+    await reaches(node, last);
+    const columns =
+      "id, symbol, action, entry_price, stop_price, CAST(target_price AS TEXT) AS target, confidence, strategy, timestamp, sha256";
+    const { rows: there } = await origin.client.execute(
+      `SELECT ${columns} FROM signals ORDER BY id`,
+    );
+    const here: unknown = node.engine.query(`SELECT ${columns} FROM signals ORDER BY id`).values();
+    const plain = (value: unknown): unknown =>
+      value instanceof ArrayBuffer ? new Uint8Array(value) : value;
+    // What was changed after it was copied elsewhere is what a new node copies.
+    expect(here).toEqual(
+      there.map((row) => Array.from({ length: row.length }, (_, i) => plain(row[i]))),
+    );
   });
 
   test("a client reads its own write at any node, by min_id", async () => {
