@@ -193,7 +193,7 @@ function translate(error: unknown, token: string | null): unknown {
     const detail = "The libSQL server holds a whole number above 2^53. Delete that row.";
     return unavailable(detail, 30);
   }
-  if (/RESPONSE_TOO_LARGE|too large/i.test(`${code} ${message}`)) return new TooLarge(message);
+  if (/TOO_?BIG|TOO_LARGE/.test(`${code} ${message}`)) return new TooLarge(message);
   if (message.includes("argo_turn")) return new Overtaken(message);
   if (code.startsWith("SQLITE_CONSTRAINT")) return new Constraint(message);
   if (/status 40[13]|AUTH/.test(`${code} ${message}`)) {
