@@ -12,9 +12,13 @@ CREATE TABLE argo_origin (
     writes INTEGER NOT NULL,
     -- The highest id that was deleted for its age.
     expired INTEGER NOT NULL,
-    turn INTEGER NOT NULL CONSTRAINT argo_turn CHECK (turn = 1)
+    turn INTEGER NOT NULL CONSTRAINT argo_turn CHECK (turn = 1),
+    -- A node that was overtaken has the next turn, until then by this server's clock.
+    claimed_by TEXT,
+    claimed_until TEXT
 );
-INSERT INTO argo_origin VALUES (1, 1, lower(hex(randomblob(16))), lower(hex(randomblob(32))), 0, 0, 1);
+INSERT INTO argo_origin (one, version, name, secret, writes, expired, turn)
+VALUES (1, 1, lower(hex(randomblob(16))), lower(hex(randomblob(32))), 0, 0, 1);
 
 -- When a row arrived here. Rows that were there before have none.
 CREATE TABLE IF NOT EXISTS argo_received (id INTEGER PRIMARY KEY, received_at TEXT NOT NULL);

@@ -134,14 +134,15 @@ export class OriginLedger implements Ledger {
     return this.#added.length;
   }
 
-  /** What is to be sent; nothing where all was there. */
-  statements(): InStatement[] {
+  /** What this node is to send; nothing where all was there. */
+  statements(claimant: string): InStatement[] {
     if (this.#added.length === 0 && this.#sayings.length === 0) return [];
     const corrections = this.#added.filter(({ draft }) => draft.supersedes !== null);
     return [
       {
-        sql: "UPDATE argo_origin SET writes = writes + 1, turn = (writes = ?)",
-        args: [this.writes],
+        sql: `UPDATE argo_origin SET writes = writes + 1, claimed_by = NULL,
+                turn = (writes = ? AND (claimed_by = ? OR ${unclaimed}))`,
+        args: [this.writes, claimant],
       },
       ...chunks(this.#added).map((some) => ({
         sql: `INSERT INTO "signals" (${copied.map((name) => `"${name}"`).join(",")}) VALUES ${tuples(some.length, copied.length)}`,
@@ -163,6 +164,20 @@ export class OriginLedger implements Ledger {
     ];
   }
 }
+
+const serverNow = (later: string): string => `strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '${later}')`;
+
+/** For so long the server keeps a turn: a node that is cut off meanwhile holds up nobody for longer. */
+const claimFor = "+1 seconds";
+
+/** A claim that lasts longer than one can is of a clock that was set back. */
+const unclaimed = `(claimed_by IS NULL OR claimed_until NOT BETWEEN ${serverNow("+0 seconds")} AND ${serverNow(claimFor)})`;
+
+/** Takes the next turn, unless another node has it. */
+export const claim = (claimant: string): InStatement => ({
+  sql: `UPDATE argo_origin SET claimed_by = ?, claimed_until = ${serverNow(claimFor)} WHERE ${unclaimed}`,
+  args: [claimant],
+});
 
 const rememberedOf = (row: Row): Remembered => ({
   bodySha256: String(row["body_sha256"]),

@@ -13,7 +13,7 @@ import type { Drafts } from "../signals/ingest";
 import type { Layout } from "../signals/layout";
 import { copyRows, join, placeOf } from "./copy";
 import { type Expired, expireSome, nothingExpired } from "./expire";
-import { OriginLedger } from "./ledger";
+import { claim, OriginLedger } from "./ledger";
 import { Constraint, Origin, type OriginAddress, Overtaken, TooLarge } from "./origin";
 import { markOf, mustStand, type OriginRow, type Place, rowsAfter, rowsOf, standing } from "./rows";
 
@@ -54,6 +54,7 @@ const postMs = 1_500;
 const pageMs = 15_000;
 const rowsMax = 5_000;
 const awayMs = 500;
+const againMs = 5;
 /** How often a process that does not copy looks whether it has to, and whether all is well. */
 const idleMs = 1_000;
 
@@ -66,6 +67,7 @@ export class Node implements AsyncDisposable {
   readonly #posts: Origin;
   readonly #pages: Origin;
   readonly #running: Promise<void>;
+  readonly #claimant = crypto.randomUUID();
   #owned: Owned | null = null;
   #closed = false;
   #pageRows = rowsMax;
@@ -174,12 +176,19 @@ export class Node implements AsyncDisposable {
     }
   }
 
-  /** Looks and writes until nobody has written in between: one of those who try always comes through. */
+  /**
+   * Looks and writes until nobody has written in between. Who was overtaken claims the next turn with
+   * its look: else a node that is far away would never come before those that are near.
+   */
   async #writeGroup(place: Place, posts: Readable[], nowMs: number): Promise<Outcome[]> {
     const until = performance.now() + postMs;
-    for (;;) {
+    for (let tries = 0; ; tries += 1) {
       const ledger = await OriginLedger.open(
-        (statements) => this.#posts.read(statements),
+        async (statements) => {
+          if (tries === 0) return await this.#posts.read(statements);
+          const [, ...results] = await this.#posts.write([claim(this.#claimant), ...statements]);
+          return results;
+        },
         place,
         posts.map(({ post }) => post),
         posts.map(({ drafts }) => drafts),
@@ -191,7 +200,7 @@ export class Node implements AsyncDisposable {
         ledger.undo(before);
         return done;
       });
-      const statements = ledger.statements();
+      const statements = ledger.statements(this.#claimant);
       if (statements.length === 0) return outcomes;
       try {
         await this.#posts.write(statements);
@@ -199,6 +208,8 @@ export class Node implements AsyncDisposable {
       } catch (error) {
         if (!(error instanceof Overtaken)) throw error;
         if (performance.now() >= until) throw busy(error);
+        // Whoever has the turn is not to be kept from it by those who ask.
+        await Bun.sleep(againMs * Math.random() * (tries + 1));
       }
     }
   }

@@ -72,6 +72,28 @@ describe("the libSQL server", () => {
     }
   });
 
+  test("a node that is far away is not kept from writing by one that is near", async () => {
+    await using origin = await sqld();
+    await using proxy = await tcpProxy({ port: origin.port });
+    await using far = await openNode({ url: `http://127.0.0.1:${proxy.port}` });
+    await using near = await openNode(origin);
+    await posted(far, fresh());
+    proxy.delay(75);
+    const ended = new AbortController();
+    const taken: number[] = [];
+    const busy = async (): Promise<void> => {
+      while (!ended.signal.aborted) taken.push(...(await posted(near, fresh())));
+    };
+    const neighbours = Promise.all([busy(), busy()]);
+    for (let i = 0; i < 4; i += 1) taken.push(...(await posted(far, fresh())));
+    const before = taken.length;
+    await Bun.sleep(100);
+    ended.abort();
+    await neighbours;
+    expect(taken.length).toBeGreaterThan(before);
+    expect(new Set(taken).size).toBe(taken.length);
+  });
+
   test("a stream that goes on at a node that is behind waits for it, and is not told that it is ahead", async () => {
     await using origin = await sqld();
     await using node = await openNode(origin, { env: { LIBSQL_POLL_MS: "60000" } });
