@@ -46,6 +46,7 @@ export class SignalStream implements AsyncIterable<ReceivedSignal> {
   #cursor: number | null;
   /** How long the server last asked to stay away, milliseconds. */
   #retryMs: number | undefined;
+  #isRead = false;
 
   constructor(
     private readonly transport: Transport,
@@ -72,10 +73,21 @@ export class SignalStream implements AsyncIterable<ReceivedSignal> {
   }
 
   /**
-   * The same with everything that is no signal.
+   * The same with everything that is no signal. Read to an end it goes on when it is read again; two
+   * who read at once would share its cursor, and each miss what the other was given.
    * @throws StreamEndedError when replaced or shut out. @throws ArgoError for what no waiting mends.
    */
   async *events(): AsyncGenerator<StreamEvent, void, void> {
+    if (this.#isRead) throw new Error("This stream is being read already: make another one.");
+    this.#isRead = true;
+    try {
+      yield* this.#connections();
+    } finally {
+      this.#isRead = false;
+    }
+  }
+
+  async *#connections(): AsyncGenerator<StreamEvent, void, void> {
     const { signal } = this.options;
     for (let failures = 0; ;) {
       if (signal?.aborted) return;

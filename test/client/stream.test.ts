@@ -39,9 +39,10 @@ test("an abort ends it quietly and closes its connection, and so does leaving th
   for await (const { id } of left) if (id === 2) break;
   expect(left.cursor).toBe(2);
   await until(() => way.open() === 0, "both connections closed");
-  // The same goes on where it was.
+  // The same goes on where it was, for one at a time.
   for await (const { id } of left) {
     expect(id).toBe(3);
+    await expect(left.events().next()).rejects.toThrow("is being read already");
     break;
   }
 });

@@ -59,6 +59,7 @@ class Stream:
         self._return_when_replaced = return_when_replaced
         self._on_notice = on_notice
         self._retry: float | None = None
+        self._is_read = False
 
     def __iter__(self) -> Iterator[Signal]:
         for event in self.events():
@@ -68,7 +69,19 @@ class Stream:
                 self._on_notice(event)
 
     def events(self) -> Iterator[Notice]:
-        """The same with everything that is no signal; a signal is `signal` of such an event."""
+        """The same with everything that is no signal; a signal is `signal` of such an event.
+
+        Two who read at once would share the cursor, and each miss what the other was given.
+        """
+        if self._is_read:
+            raise RuntimeError("this stream is being read already: make another one")
+        self._is_read = True
+        try:
+            yield from self._connections()
+        finally:
+            self._is_read = False
+
+    def _connections(self) -> Generator[Notice, None, None]:
         failures = 0
         while True:
             begun, cursor = time.monotonic(), self.cursor
