@@ -59,6 +59,8 @@ export type Sink = {
   /** All before was replayed: the tail tells from here on, in the same turn. */
   join(tail: Tail): void;
   part(tail: Tail): void;
+  /** Where to resume, while not all that the tail has told was sent and it cannot be any more. */
+  unsentAfter?(): number | null;
   head(cursor: number, headId: number): void;
   ahead(headId: number): void;
   /** Of these ids, both included, some may be missing that were deleted for their age. */
@@ -102,7 +104,8 @@ export class Sequence implements Member {
 
   /** Where to resume; null before it has begun, without an id to begin from. */
   get cursor(): number | null {
-    return this.#live && this.#tail ? this.#tail.headId : this.#cursor;
+    if (!this.#live || !this.#tail) return this.#cursor;
+    return this.sink.unsentAfter?.() ?? this.#tail.headId;
   }
 
   /** Finds its place in the sequence. @throws AppError 503. */

@@ -166,8 +166,13 @@ export class Socket implements Sink, OpenStream {
     this.#ws?.unsubscribe(topic);
   }
 
+  unsentAfter(): number | null {
+    return this.#topic?.unsentAfter(this) ?? null;
+  }
+
   head(cursor: number, headId: number): void {
-    this.#topic?.flush(this);
+    // What is on its way says as much, and comes before what is higher.
+    if (this.unsentAfter() !== null) return;
     this.#send(headMessage(cursor, headId));
   }
 

@@ -9,6 +9,8 @@ import type { Follower, Tail } from "./sequence";
 const waitingBytesMax = 768 * 1024;
 /** After so many bytes to each it is looked who does not read. */
 const bytesPerLook = 128 * 1024;
+/** What each of a group is sent in one turn: a commit of thousands of rows must not keep polls waiting. */
+const bytesPerTurn = 16 * 1024;
 
 /** One of those who are told. */
 type Listener = {
@@ -19,6 +21,9 @@ type Listener = {
   unsubscribe(topic: string): void;
   slow(): void;
 };
+
+/** `before` is where to resume for whom it is the first that was not sent. */
+type Message = { readonly text: string; readonly bytes: number; readonly before: number };
 
 /** Those who are told in one turn of the event loop: more would keep polls waiting for longer. */
 const listenersPerTurn = 100;
@@ -77,6 +82,8 @@ class Group {
   readonly listeners = new Set<Listener>();
   /** How many messages it was sent since the topic began. */
   sent: number;
+  /** Since it was last looked who of them does not read. */
+  bytes = 0;
 
   constructor(
     readonly name: string,
@@ -88,8 +95,9 @@ class Group {
 
 /**
  * Those who are told the same. What passes is written once by Bun's own publish and subscribe, to
- * one group of sockets after the other, so that polls come in between: ten thousand take 50 ms. Bun would drop what a slow one does not take, and say nothing. So it is looked who
- * does not read as often as bytes are sent, and they are cut off long before that.
+ * one group of sockets after the other, so that polls come in between: ten
+ * thousand take 50 ms. Bun would drop what a slow one does not take, and say nothing. So it is
+ * looked who does not read as often as bytes are sent, and they are cut off long before that.
  */
 export class Topic implements Follower {
   readonly #groups = new Set<Group>();
@@ -97,10 +105,9 @@ export class Topic implements Follower {
   /** How many of these each meter counts for. */
   readonly #meters = new Map<Meter, number>();
   /** What not all groups were sent yet, and how many were sent to all before. */
-  #messages: string[] = [];
+  #messages: Message[] = [];
   #before = 0;
   #made = 0;
-  #bytes = 0;
 
   constructor(
     readonly name: string,
@@ -125,8 +132,6 @@ export class Topic implements Follower {
 
   add(who: Listener): void {
     const group = this.#withRoom();
-    // What came before was replayed.
-    this.#send(group);
     who.subscribe(group.name);
     group.listeners.add(who);
     this.#groupOf.set(who, group);
@@ -137,7 +142,6 @@ export class Topic implements Follower {
   delete(who: Listener): void {
     const group = this.#groupOf.get(who);
     if (!group) return;
-    this.#send(group);
     this.#groupOf.delete(who);
     group.listeners.delete(who);
     if (group.listeners.size === 0) this.#groups.delete(group);
@@ -149,65 +153,65 @@ export class Topic implements Follower {
     else this.#meters.delete(meter);
   }
 
-  /** Sends this one all that was told, before something that goes to it alone. */
-  flush(who: Listener): void {
+  /** Where this one resumes that was not sent all that was told yet; null where it was. */
+  unsentAfter(who: Listener): number | null {
     const group = this.#groupOf.get(who);
-    if (group) this.#send(group);
+    return (group && this.#messages[group.sent - this.#before]?.before) ?? null;
   }
 
   take(frames: readonly Frame[]): void {
     for (const frame of frames) {
       if (!passes(frame.signal, this.filter)) continue;
-      this.#tell(frame.message);
+      this.#tell(frame.message, frame.cursor - 1);
       for (const [meter, times] of this.#meters) meter.deliver(frame.ids, times);
     }
     if (this.left) this.begin(this);
   }
 
   rewind(headId: number): void {
-    this.#tell(aheadMessage(headId));
+    this.#tell(aheadMessage(headId), headId);
     this.begin(this);
   }
 
-  #tell(message: string): void {
-    this.#messages.push(message);
-    this.#bytes += Buffer.byteLength(message);
+  #tell(text: string, before: number): void {
+    this.#messages.push({ text, bytes: Buffer.byteLength(text), before });
   }
 
-  /** Sends what there is to the group that has waited longest. @returns how many that are. */
+  /** Sends some of what there is to the group that has waited longest. @returns how many that are. */
   spread(): number {
     let told = 0;
     for (const group of this.#groups) {
       if (group.sent === this.#told) continue;
-      this.#send(group);
+      told = group.listeners.size;
       this.#groups.delete(group);
       this.#groups.add(group);
-      told = group.listeners.size;
+      this.#send(group);
       break;
     }
     const sent = Math.min(this.#told, ...[...this.#groups].map((group) => group.sent));
     this.#messages.splice(0, sent - this.#before);
     this.#before = sent;
-    this.#lookForSlow();
     return told;
   }
 
   #send(group: Group): void {
-    for (const message of this.#messages.slice(group.sent - this.#before)) {
-      this.server.publish(group.name, message);
+    for (let left = bytesPerTurn; left > 0 && group.sent < this.#told;) {
+      const { text, bytes } = this.#messages[group.sent - this.#before] as Message;
+      group.sent += 1;
+      group.bytes += bytes;
+      left -= bytes;
+      this.server.publish(group.name, text);
     }
-    group.sent = this.#told;
+    if (group.bytes < bytesPerLook) return;
+    group.bytes = 0;
+    for (const who of group.listeners) if (who.waitingBytes > waitingBytesMax) who.slow();
   }
 
-  #lookForSlow(): void {
-    if (this.#bytes < bytesPerLook) return;
-    this.#bytes = 0;
-    for (const who of this.#groupOf.keys()) if (who.waitingBytes > waitingBytesMax) who.slow();
-  }
-
+  /** One that was sent all that was told: of who joins that was replayed. */
   #withRoom(): Group {
     for (const group of this.#groups) {
-      if (group.listeners.size < listenersPerTurn) return group;
+      const room = group.listeners.size < listenersPerTurn;
+      if (room && group.sent === this.#told) return group;
     }
     this.#made += 1;
     const made = new Group(`${this.name} ${this.#made}`, this.#told);
