@@ -55,6 +55,7 @@ const pageMs = 15_000;
 const rowsMax = 5_000;
 const awayMs = 500;
 const againMs = 5;
+const forgottenPerRun = 1_000;
 /** How often a process that does not copy looks whether it has to, and whether all is well. */
 const idleMs = 1_000;
 
@@ -130,12 +131,18 @@ export class Node implements AsyncDisposable {
     return { outcomes, durationMs: performance.now() - begun };
   }
 
-  /** Forgets what is past its time at the server; whichever node comes first does it. */
+  /** Forgets what is past its time at the server, a few at a time; whichever node comes first does it. */
   async forget(before: string): Promise<void> {
-    if (this.#state.stopped !== null || !this.#state.up) return;
-    await this.#posts.write([
-      { sql: "DELETE FROM argo_idempotency WHERE created_at < ?", args: [before] },
-    ]);
+    while (this.#owned && this.#state.stopped === null && this.#state.up && !this.#closed) {
+      const [done] = await this.#posts.write([
+        {
+          sql: `DELETE FROM argo_idempotency
+                WHERE key IN (SELECT key FROM argo_idempotency WHERE created_at < ? LIMIT ?)`,
+          args: [before, forgottenPerRun],
+        },
+      ]);
+      if ((done?.rowsAffected ?? 0) < forgottenPerRun) return;
+    }
   }
 
   /** Deletes some of what arrived at the server before a time; see `SignalLedger.forgetOld`. */

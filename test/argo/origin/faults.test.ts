@@ -385,6 +385,20 @@ describe("a node", () => {
     expect((await health(two)).status).toBe("healthy");
   });
 
+  test("keys that are past their time are forgotten at the server, a few at a time", async () => {
+    await using origin = await sqld();
+    await using node = await openNode(origin);
+    const key = { "Idempotency-Key": "young" };
+    expect((await node.post(fresh(), key)).status).toBe(201);
+    await origin.client.execute(
+      `WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 2500)
+       INSERT INTO argo_idempotency SELECT 'old' || i, '', '{}', '2020' FROM n`,
+    );
+    await node.deps.argo.writer.forget();
+    const { rows } = await origin.client.execute("SELECT count(*) AS keys FROM argo_idempotency");
+    expect(Number(rows[0]?.["keys"])).toBe(1);
+  });
+
   test("copies what the process that is to copy into its file does not", async () => {
     await using origin = await sqld();
     using dir = tempDir();
