@@ -114,6 +114,27 @@ test("a poll that waits shows nothing to whom it may no longer be shown", async 
   expect(await shown?.json()).not.toContainEqual(expect.objectContaining({ id }));
 });
 
+test("polls of one account that wait leave room for those of others", async () => {
+  const greedy = await at.key(await person(at, { tier: "elite" }));
+  const other = await at.key(await person(at, { tier: "pro" }));
+  const { feed } = at.app.deps.argo;
+  const cut = new AbortController();
+  const wait = (token: string): Promise<Response> => {
+    const headers = { Authorization: `Bearer ${token}`, "If-None-Match": "*" };
+    const url = "http://argo.test/api/signals/latest?wait=60";
+    return at.app.send(new Request(url, { headers, signal: cut.signal }));
+  };
+  const polls = Array.from({ length: 1_000 }, () => wait(greedy));
+  await until(() => Promise.resolve(feed.watchers === 1_000));
+  expect((await wait(greedy)).status).toBe(503);
+  polls.push(wait(other));
+  await until(() => Promise.resolve(feed.watchers === 1_001));
+  cut.abort();
+  const statuses = (await Promise.all(polls)).map(({ status }) => status);
+  expect(new Set(statuses)).toEqual(new Set([304]));
+  expect(feed.watchers).toBe(0);
+});
+
 test("one more than the plan allows ends the oldest, whichever of the account's keys they use", async () => {
   const member = await person(at, { tier: "pro" });
   const tokens = [member.access, await at.key(member), await at.key(member)];

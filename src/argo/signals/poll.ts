@@ -1,5 +1,6 @@
 import { z } from "@hono/zod-openapi";
 import type { Config } from "../../config";
+import { AppError } from "../../errors";
 import type { Admission } from "../../http/admit";
 import { type View, viewHeader, viewText } from "../../http/entitlement";
 import type { Exchange } from "../../http/exchange";
@@ -63,6 +64,7 @@ export function createPoll(deps: Deps): Poll {
   const notModified = metrics.requests.of({ ...labels, status: 304 });
   const duration = metrics.requestDuration.of(labels);
   const strangers = deps.meters?.strangers ?? null;
+  const places = new Places();
 
   return function poll(request, exchange) {
     exchange.path = path;
@@ -112,6 +114,7 @@ export function createPoll(deps: Deps): Poll {
     const ifNoneMatch = request.headers.get("if-none-match");
     const look = () => answers.answer(rest, gzip, view, exchange, asItIs, rejected);
     if (wait === 0 || ifNoneMatch === null) return send(await look(), exchange);
+    using _ = places.take(exchange.principal?.account?.userId);
     server?.timeout(request, wait + idleSeconds);
     const until = performance.now() + wait * 1000;
     for (;;) {
@@ -157,6 +160,31 @@ export function createPoll(deps: Deps): Poll {
 
   function fail(error: unknown, exchange: Exchange): Promise<Response> {
     return exchange.dress(refuse(error, exchange.request, exchange), exchange);
+  }
+}
+
+/** Of the polls that may wait those of one account: the others are for others. */
+const placesMax = 1_000;
+
+class Places {
+  readonly #taken = new Map<string, number>();
+
+  /** @throws AppError 503. */
+  take(userId: string | undefined): Disposable {
+    if (userId === undefined) return { [Symbol.dispose]: () => undefined };
+    const taken = this.#taken.get(userId) ?? 0;
+    if (taken >= placesMax) {
+      const reason = "Too many polls of this account are waiting. Ask without wait.";
+      throw new AppError("unavailable", reason, { retryAfterSeconds: 5 });
+    }
+    this.#taken.set(userId, taken + 1);
+    return {
+      [Symbol.dispose]: () => {
+        const left = (this.#taken.get(userId) ?? 1) - 1;
+        if (left > 0) this.#taken.set(userId, left);
+        else this.#taken.delete(userId);
+      },
+    };
   }
 }
 
