@@ -50,6 +50,8 @@ const channel = "changes";
 export const lookEveryMs = 500;
 /** Older changes are of no use to anybody: whoever missed them reads everything anew. */
 export const keepMs = 2 * clocksApartMs;
+/** Those who want to know what is new now, within this time, are told by one look. */
+const catchUpMs = 25;
 const pageRows = 1_000;
 const rowsAtOnce = 1_000;
 
@@ -73,6 +75,7 @@ export class Changes {
   #freshAt = -Infinity;
   #looking: Promise<void> | null = null;
   #again = false;
+  #catchingUp: Promise<void> | null = null;
   #timer: Timer | null = null;
 
   constructor(options: Options) {
@@ -164,6 +167,20 @@ export class Changes {
         void this.look();
       });
     return this.#looking;
+  }
+
+  /**
+   * Resolves when all is known here that was committed before this call, or when it could not be
+   * read. For strangers too: however many ask, the database is asked 40 times a second.
+   */
+  catchUp(): Promise<void> {
+    this.#catchingUp ??= Bun.sleep(catchUpMs).then(async () => {
+      this.#catchingUp = null;
+      // One that runs has begun before.
+      await this.#looking;
+      await (this.#looking ?? this.look());
+    });
+    return this.#catchingUp;
   }
 
   /** Deletes what nobody needs any more. The last row stays: others know their place by it. */

@@ -54,6 +54,8 @@ const rememberedMax = 20_000;
 /** Longer texts than these are nothing that this server gave out in its one canonical way. */
 const rememberedChars = 2_048;
 const reloadRows = 10_000;
+/** How long a key that is not known is looked for, while the database is slow. */
+const newKeyMs = 1_000;
 
 /**
  * Every good key and every revoked session, held in process: whoever asks who holds a token waits
@@ -130,13 +132,28 @@ export class Credentials implements Known {
     }
   }
 
-  #identifyKey(secret: string, authorization: string): Principal | null {
+  #identifyKey(
+    secret: string,
+    authorization: string,
+  ): Principal | null | Promise<Principal | null> {
     if (!isWellFormed(secret)) return null;
     const holder = this.#keys.get(hashText(secret));
-    if (!holder) {
-      this.mustBeFresh();
-      return null;
-    }
+    return holder
+      ? this.#holderOf(holder, secret, authorization)
+      : this.#identifyNewKey(secret, authorization);
+  }
+
+  /** One that nobody knows may have been made by another process a moment ago. */
+  async #identifyNewKey(secret: string, authorization: string): Promise<Principal | null> {
+    this.mustBeFresh();
+    await Promise.race([this.options.changes.catchUp(), Bun.sleep(newKeyMs)]);
+    const holder = this.#keys.get(hashText(secret));
+    if (holder) return this.#holderOf(holder, secret, authorization);
+    this.mustBeFresh();
+    return null;
+  }
+
+  #holderOf(holder: KeyHolder, secret: string, authorization: string): Principal | null {
     const nowMs = this.options.now();
     if (!this.#isGood(holder, nowMs)) return null;
     this.#remember(authorization, secret, holder);

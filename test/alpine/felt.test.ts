@@ -69,6 +69,16 @@ describe.each([
   const refused = (token: string, path?: string) => async () =>
     (await statusOf(other, token, path)) === 401;
 
+  test("a key that was made a moment ago is good at the other application at once", async () => {
+    const member = await person(one);
+    for (let i = 0; i < 4; i += 1) {
+      const body = { name: `key ${i}`, scopes: ["signals:read"] };
+      const path = "/api/keys";
+      const { key } = await one.must<{ key: string }>(201, "POST", path, body, member.access);
+      expect(await statusOf(other, key, LATEST)).toBe(200);
+    }
+  });
+
   test("logout-all", () =>
     felt("logout-all", async () => {
       const { member } = await known();
