@@ -26,6 +26,16 @@ const shown = [
   "RateLimit-Policy",
   "Retry-After",
 ];
+/** When the batch that came last has begun. */
+let begun = Promise.resolve();
+
+/** One batch begins in each turn of the event loop: many at once would keep polls waiting for all of them. */
+function turn(): Promise<void> {
+  const before = begun;
+  begun = before.then(() => new Promise((resolve) => void setImmediate(resolve)));
+  return before;
+}
+
 /** Headers of the batch that say nothing of the requests in it. */
 const own = [
   "accept-encoding",
@@ -121,6 +131,7 @@ export function batchRoutes(fetch: Fetch) {
     const inherited = new Headers(c.req.raw.headers);
     for (const name of own) inherited.delete(name);
     inherited.set("X-Request-Id", c.env.requestId);
+    await turn();
     const parts = requests.map(({ url, headers }) => {
       const etag = headers?.["If-None-Match"];
       const given = etag === undefined ? inherited : withEtag(inherited, etag);

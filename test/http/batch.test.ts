@@ -1,5 +1,7 @@
 import type { Server } from "bun";
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { batchRoutes } from "../../src/http/batch.ts";
+import type { Exchange } from "../../src/http/exchange.ts";
 import { viewOf, viewText } from "../../src/http/entitlement.ts";
 import {
   type App,
@@ -236,6 +238,30 @@ describe("who asks", () => {
     }
     expect(statuses).toEqual([200, 429, 200]);
   });
+});
+
+test("of batches that come at once one begins in each turn of the event loop, so that polls come in between", async () => {
+  let turn = 0;
+  let counting = true;
+  const count = (): void => {
+    turn += 1;
+    if (counting) setImmediate(count);
+  };
+  const begun: number[] = [];
+  const routes = batchRoutes(() => {
+    begun.push(turn);
+    return Response.json([]);
+  });
+  const env = { requestId: "r", server: null, deliver: () => undefined };
+  setImmediate(count);
+  const answers = Array.from({ length: 10 }, () => {
+    const request = requestOf(bodyOf([LATEST, LATEST]));
+    return routes.fetch(request, { ...env, request, carrier: request } as unknown as Exchange);
+  });
+  for (const { status } of await Promise.all(answers)) expect(status).toBe(200);
+  counting = false;
+  expect(begun).toHaveLength(20);
+  expect(new Set(begun).size).toBe(10);
 });
 
 describe("what a batch cannot hold is 422 and names the request", () => {
