@@ -13,8 +13,15 @@ const reachFix =
   "See that it runs, that LIBSQL_URL leads there, and that LIBSQL_AUTH_TOKEN is good.";
 const noPlace: Place = { origin: "", id: 0, rowSha256: "", whole: false };
 
+/** A plan's delay counts from the server's clock and ends by this one. */
+const clockMs = 1_000;
+const clockSql = "SELECT strftime('%Y-%m-%dT%H:%M:%fZ', 'now') AS now";
+
 /** How the signal file stands to the libSQL server that it is to be a copy of. */
-export async function originCheck({ libsql, signalsDb }: Config): Promise<Check | null> {
+export async function originCheck(
+  { libsql, signalsDb }: Config,
+  now: () => number = Date.now,
+): Promise<Check | null> {
   const place = existsSync(signalsDb) ? placeOf(signalsDb) : null;
   if (!libsql) {
     if (place === null) return null;
@@ -23,9 +30,23 @@ export async function originCheck({ libsql, signalsDb }: Config): Promise<Check 
   }
   using origin = new Origin(libsql, askMs);
   try {
-    const results = await origin.read(standing(place ?? noPlace));
-    if (place === null) return ok(name, `${libsql.url} answers; the file is still to be filled`);
-    const { headId } = mustStand(place, results);
+    const askedMs = now();
+    const results = await origin.read([...standing(place ?? noPlace), clockSql]);
+    const answeredMs = now();
+    const serverMs = Date.parse(String(results.at(-1)?.rows[0]?.["now"]));
+    const apartMs = Math.max(askedMs - serverMs, serverMs - answeredMs);
+    // Whether it is the right server comes first.
+    const headId = place && mustStand(place, results).headId;
+    if (apartMs > clockMs) {
+      return warn(
+        name,
+        `${libsql.url}: its clock and this machine's are ${Math.round(apartMs / 1_000)} s apart`,
+        "Have both set by NTP: plans see signals too early or too late, and beyond five minutes streams pass over some.",
+      );
+    }
+    if (place === null || headId === null) {
+      return ok(name, `${libsql.url} answers; the file is still to be filled`);
+    }
     const behind = Math.max(0, headId - place.id);
     if (behind === 0) return ok(name, `${libsql.url} answers, and nothing is missing here`);
     return warn(

@@ -179,6 +179,12 @@ describe("a node refuses to go backwards", () => {
     const before = await exported(node);
     expect(await originCheck(node.deps.config)).toMatchObject({ status: "ok" });
 
+    const ahead = () => Date.now() + 90_000;
+    expect(await originCheck(node.deps.config, ahead)).toMatchObject({
+      status: "warn",
+      detail: expect.stringContaining("90 s apart"),
+    });
+
     await origin.stop();
     origin.restore();
     await origin.start();
