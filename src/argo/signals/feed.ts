@@ -8,8 +8,12 @@ import type { Sight } from "./sight";
 import type { SignalReader } from "./store";
 import type { Horizon, Views } from "./views";
 
-/** Rows that one look reads for one view, on the server's thread. */
+/**
+ * Rows that one look reads for one view, on the server's thread; fewer where they are told to many,
+ * so that polls come in between.
+ */
 const rowsPerLook = 200;
+const toldPerLook = 10_000;
 /**
  * How often the file is looked at for so long after a commit, and else: where nothing tells of
  * writes, and for commits that became visible only after it did.
@@ -311,7 +315,8 @@ export class Channel implements Tail {
     const { maxId } = reader.head;
     if (maxId < this.position) this.#rewind(maxId);
     const { sight } = horizon;
-    const followed = reader.follow(this.position, rowsPerLook, sight, aheadOf(now()));
+    const most = Math.ceil(Math.min(rowsPerLook, toldPerLook / Math.max(1, joined.size)));
+    const followed = reader.follow(this.position, most, sight, aheadOf(now()));
     const { rows, lastId, more } = followed;
     this.position = lastId;
     if ((sight?.until ?? "") >= (this.sight?.until ?? "")) this.sight = sight;

@@ -1,7 +1,13 @@
 import type { Database } from "bun:sqlite";
 import { connect } from "node:net";
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { viewHeader, viewOf, viewText, type View } from "../../../src/http/entitlement.ts";
+import {
+  fullView,
+  viewHeader,
+  viewOf,
+  viewText,
+  type View,
+} from "../../../src/http/entitlement.ts";
 import {
   fieldsOf,
   LEGACY_ROWS,
@@ -435,6 +441,33 @@ describe("what a plan may not see", () => {
     expect(exported.headers.get("signal-head")).toBe(String(ids[2]));
     expect((await exported.text()).split("\n").length - 1).toBe(3);
   });
+});
+
+test("of one commit of thousands of rows few at a time are told to many, so that polls come in between", async () => {
+  await using app = await openApp({ fixture: null, now: Date.now() });
+  const { feed } = app.deps.argo;
+  const member = { end: () => undefined };
+  const channel = await feed.follow(fullView, member, null);
+  const told: number[] = [];
+  const sizes: number[] = [];
+  channel.joined.add({
+    take: (frames) => {
+      sizes.push(frames.length);
+      told.push(...frames.map(({ cursor }) => cursor));
+    },
+    rewind: () => undefined,
+  });
+  for (let i = 1; i < 1_000; i += 1) {
+    channel.joined.add({ take: () => undefined, rewind: () => undefined });
+  }
+  const ids: number[] = [];
+  app.engine.transaction(() => {
+    for (let i = 0; i < 1_000; i += 1) ids.push(add(app.engine));
+  })();
+  await until(() => told.length >= ids.length, "all is told");
+  expect(told).toEqual(ids);
+  expect(Math.max(...sizes)).toBeLessThanOrEqual(10);
+  feed.leave(channel, member);
 });
 
 test("a slow client is cut off with its cursor, and costs nobody else anything", async () => {
