@@ -1,4 +1,4 @@
-import { and, eq, isNotNull, isNull, sql } from "drizzle-orm";
+import { and, eq, isNotNull, isNull, ne, or, sql } from "drizzle-orm";
 import { webhookMessages, webhooks } from "../../../db/alpine/schema";
 import { PREMIUM_CONFIDENCE } from "../../argo/signals/layout";
 import type { ReceivedSignal } from "../../argo/signals/signal";
@@ -82,17 +82,24 @@ export type Settled = "delivered" | "again" | "failed";
 export async function settleAttempt(
   db: Database,
   webhook: WebhookRow,
-  message: Pick<MessageRow, "id" | "attempts" | "signalId">,
+  message: Pick<MessageRow, "id" | "attempts" | "signalId" | "nextAttemptAt">,
   outcome: Outcome,
   random: number,
 ): Promise<Settled> {
   const { atMs, status, error: lastError, durationMs, askedMs } = outcome;
   const at = new Date(atMs);
   const attempts = message.attempts + 1;
+  const sent = eq(webhookMessages.id, message.id);
+  const { nextAttemptAt: dueAt } = message;
+  const asItWas = dueAt === null ? undefined : eq(webhookMessages.nextAttemptAt, dueAt);
   const last = { attempts, lastStatus: status, lastError, durationMs, lastAttemptAt: at };
   if (isDelivered(outcome)) {
     const done = { ...last, status: "delivered", nextAttemptAt: null, endedAt: at } as const;
-    await db.update(webhookMessages).set(done).where(eq(webhookMessages.id, message.id));
+    await db
+      .update(webhookMessages)
+      .set(done)
+      // One that is to be sent again since then still is.
+      .where(and(sent, or(ne(webhookMessages.status, "waiting"), asItWas)));
     if (webhook.failingSince) {
       await db.update(webhooks).set({ failingSince: null }).where(eq(webhooks.id, webhook.id));
     }
@@ -113,8 +120,8 @@ export async function settleAttempt(
     await tx
       .update(webhookMessages)
       .set(failed)
-      // One that was given up meanwhile stays so.
-      .where(and(eq(webhookMessages.id, message.id), eq(webhookMessages.status, "waiting")));
+      // One that was given up meanwhile stays so, and one that is to be sent again is sent.
+      .where(and(sent, eq(webhookMessages.status, "waiting"), asItWas));
     const { id, url } = webhook;
     const same = and(eq(webhooks.id, id), eq(webhooks.url, url));
     // What this receiver said is nothing to the one that took its place meanwhile.

@@ -62,8 +62,11 @@ test("the role alpine asks its argo, by each owner's view, and tells its log no 
   await until(() => bot.got.length === 5, "it is replayed");
   expect(bot.ids()).toEqual([one, two, three, two, three]);
   const headers = { Authorization: `Bearer ${env.METRICS_TOKEN}` };
-  const metrics = await (await fetch(`${alpine.server.url}/metrics`, { headers })).text();
-  expect(metrics).toContain('webhook_attempts_total{outcome="delivered"} 7');
+  let metrics = "";
+  await until(async () => {
+    metrics = await (await fetch(`${alpine.server.url}/metrics`, { headers })).text();
+    return metrics.includes('webhook_attempts_total{outcome="delivered"} 7');
+  }, "the last is counted");
   expect(metrics).toContain("webhook_messages_waiting ");
   const { rows } = await alpine.db().execute<{ all: string }>(
     `SELECT string_agg(t::text, ' ') AS all FROM (SELECT secret::text, old_secret::text FROM webhooks

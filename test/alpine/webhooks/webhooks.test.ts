@@ -567,6 +567,32 @@ test("what waits is sent while nothing is known of signals", async () => {
   }
 });
 
+test("what is to be sent again while it is on its way is sent again", async () => {
+  await using bot = receiver();
+  await using world = await World.open(at);
+  const hook = await world.hook(bot.url);
+  for (const status of [200, 500]) {
+    bot.got.length = 0;
+    const asked = Promise.withResolvers<void>();
+    const release = Promise.withResolvers<Response>();
+    bot.answer = () => {
+      asked.resolve();
+      return release.promise;
+    };
+    await world.post();
+    const sent = world.send();
+    await asked.promise;
+    const [delivery] = await world.log(hook.id, "?status=waiting");
+    at.clock.ms += 1_000;
+    await world.ask("POST", `${hook.id}/deliveries/${delivery?.id}/replay`, undefined, 202);
+    release.resolve(new Response("", { status }));
+    await sent;
+    bot.answer = () => new Response();
+    await world.send();
+    expect(bot.got.map(({ id }) => id)).toEqual([delivery?.id ?? "", delivery?.id ?? ""]);
+  }
+});
+
 test("another address is not held to what the one before had said, or says yet", async () => {
   await using bot = receiver();
   await using other = receiver();
