@@ -41,6 +41,8 @@ const startsMax = 5;
 const readyMs = 20_000;
 const answerMs = 1_000;
 const hangMsDefault = 20_000;
+/** One that starts has as many times as long: it may wait for the signal file, then for its accounts. */
+const startHangs = 3;
 const countedKeysMax = 200_000;
 
 /**
@@ -144,7 +146,11 @@ export class Supervisor {
       await this.#pause(waitMs);
       if (!isOurs()) return;
       const worker = this.#launch(slot, this.#group.length > 0);
-      if (!(await worker.listening)) continue;
+      const { hangMs = hangMsDefault } = this.options;
+      if (!(await Promise.race([worker.listening, this.#pause(startHangs * hangMs)]))) {
+        worker.process.kill("SIGKILL");
+        continue;
+      }
       if (!isOurs()) return void this.#end(worker, false);
       this.#restarts += 1;
       log.info({ worker: slot, pid: worker.pid }, "worker started again");

@@ -1,5 +1,6 @@
 /** What a supervisor does about workers that are not well. */
 import { afterAll, expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
 import { SetupError } from "../../src/errors.ts";
 import { createLog } from "../../src/platform/log.ts";
 import { Supervisor, WorkerFailed } from "../../src/workers/supervisor.ts";
@@ -10,6 +11,7 @@ import { childrenOf } from "../harness/servers.ts";
 const dir = tempDir();
 afterAll(() => dir[Symbol.dispose]());
 const log = createLog("silent");
+const nameOf = (pid: number): string => readFileSync(`/proc/${pid}/comm`, "utf8").trim();
 const never = new Promise<void>(() => undefined);
 const options = { workers: 2, port: 0, endMs: 5_000, hangMs: 2_000, log };
 
@@ -32,8 +34,10 @@ test("one that hangs is killed and another takes its place; a broken reload chan
   const workers = () => childrenOf(process.pid).filter((pid) => !before.includes(pid));
   const port = freePort();
   let broken = false;
+  let stuck = false;
   const serve = [process.execPath, MAIN, "serve", "--role", "argo", "--log-level", "silent"];
   const command = ({ slot }: { slot: number }) => {
+    if (stuck) return ["/bin/sh", "-c", "exec sleep 60"];
     const own = ["--data-dir", dir.path, "--port", `${port}`, "--as-worker", `${slot}`];
     return [...serve, ...own, ...(broken ? ["--nonsense"] : [])];
   };
@@ -53,6 +57,14 @@ test("one that hangs is killed and another takes its place; a broken reload chan
     await until(() => workers().length === 2 && !workers().includes(hung), "another one");
     expect(workers()).toContain(other);
     expect(await poll()).toBe(200);
+    // Also one that never comes so far as to listen.
+    stuck = true;
+    process.kill(other, "SIGKILL");
+    const isStuck = (): boolean => workers().some((pid) => nameOf(pid) === "sleep");
+    await until(isStuck, "one that is stuck");
+    stuck = false;
+    await until(() => workers().length === 2 && !isStuck(), "another in its place");
+    await Bun.sleep(2_000);
     const well = workers();
     broken = true;
     await supervisor.reload();
@@ -62,4 +74,4 @@ test("one that hangs is killed and another takes its place; a broken reload chan
   } finally {
     expect(await supervisor.stop()).toBe(true);
   }
-}, 20_000);
+}, 40_000);
