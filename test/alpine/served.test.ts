@@ -10,7 +10,7 @@ for (const program of ["source", "binary"] satisfies Program[]) {
   }
 }
 
-// Nothing is posted to an alpine without signals of its own, whoever asks, and nothing streamed.
+// Nothing is posted to an alpine without signals of its own, whoever asks.
 testMatrix(
   "binary, apart from its argo",
   async () => {
@@ -22,6 +22,5 @@ testMatrix(
     ...ROUTES,
     "POST /api/signals": ["anybody", 405],
     "POST /api/hooks/:key": ["anybody", 404],
-    "GET /api/signals/stream": ["read", 404],
   },
 );

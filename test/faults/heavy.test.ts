@@ -27,9 +27,9 @@ console.log(lines, bytes);
 `;
 /** The server gives a read 5 s; the rest is what a busy machine adds. */
 const ENDED_MS_MAX = 9_000;
-/** On two cores that are shared with others; a poll that waited for a heavy read takes seconds. */
-const POLL_P99_MS_MAX = 30;
-const POLL_MS_MAX = 200;
+/** On two cores that are shared with another file of tests; a poll that waited for a heavy read takes seconds. */
+const POLL_P99_MS_MAX = 100;
+const POLL_MS_MAX = 500;
 
 let dir: TempDir;
 let server: Server;

@@ -76,6 +76,8 @@ const actions: Record<string, string> = {
   close: "HOLD",
 };
 
+/** Of a chart that knows no such name, or of a test without a chart. */
+const unfilled = /\{\{.*\}\}/;
 /** What charts write where they have no number. */
 const noNumber = /^(na|nan|null)?$/i;
 const decimal = /^[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?$/i;
@@ -95,6 +97,10 @@ export function postOf(body: Uint8Array, mapping: Mapping): Uint8Array {
   for (const field of alertFields) {
     const source = mapping[field];
     const found = source?.startsWith("/") ? pointed(alert, source) : source;
+    if (typeof found === "string" && unfilled.test(found)) {
+      faults.push({ field, detail: "holds a placeholder that was not filled" });
+      continue;
+    }
     const value = readers[field](typeof found === "string" ? found.trim() : found);
     if (value !== undefined) signal[field] = value;
     else if (needed.has(field)) faults.push({ field, detail: missing(field, source) });

@@ -292,8 +292,12 @@ test("nobody is sent what their plan does not show, or not yet", async () => {
   const own = () => bot.ids().filter((id) => id >= low);
   await world.later(890);
   expect(own()).toEqual([]);
-  // The clock of the test stands still while the file's goes on.
+  // The clock of the test stands still while the file's goes on. What falls due is seen at a look.
   await world.later(60);
+  await until(async () => {
+    await world.send();
+    return own().length >= 2;
+  });
   expect(own()).toEqual([low, later]);
 });
 

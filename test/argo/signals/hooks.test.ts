@@ -205,6 +205,7 @@ describe("what is refused writes nothing", () => {
       ["target_price"],
     ],
     ["a placeholder that was misspelt", CHART, chart({ price: "{{clos}}" }), 422, ["entry_price"]],
+    ["a symbol not filled in", CHART, chart({ ticker: "{{ticker}}" }), 422, ["symbol"]],
     ["an object for a symbol", CHART, chart({ ticker: { a: 1 } }), 422, ["symbol"]],
     ["true for a price", CHART, chart({ price: true }), 422, ["entry_price"]],
     ["a stop on the wrong side", CHART, chart({ stop: "64001" }), 422, ["stop_price"]],
