@@ -28,10 +28,12 @@ export function adopt(
   note: Note,
   { create, nowMs }: { create: boolean; nowMs: number },
 ): Layout | null {
-  if (booksVersion(db) === 0) {
+  // One view of the file: another server may be making its table just now.
+  db.transaction(() => {
+    if (booksVersion(db) > 0) return;
     if (inspect(db)) mustBeSound(db);
     else mustBeEmpty(db);
-  }
+  }).deferred();
   useWal(db, note);
   migrate(db, note);
   const made = transaction(db, () => {
