@@ -205,9 +205,9 @@ export class Argo implements AsyncDisposable {
   #keep(checked: () => void): void {
     this.#every(keepEveryMs, () => this.#keepAdopted());
     this.#every(futureEveryMs, () => void this.#countFutureDated());
-    // The writer's thread also keeps the log short while only the engine writes.
-    // At once where it is to follow a libSQL server.
+    // Begins to follow the libSQL server.
     if (this.node) this.writer.tail(false);
+    // The writer's thread also keeps the log short while only the engine writes.
     this.#after(wakeWriterAfterMs, () => this.#adopt());
     this.#after(damageCheckAfterMs, () => void this.#checkDamage().then(checked));
   }

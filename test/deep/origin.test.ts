@@ -1,25 +1,19 @@
 import { describe, expect, test } from "bun:test";
-import { type App, openApp, problemOf, signal } from "../harness/app.ts";
+import { openApp, problemOf } from "../harness/app.ts";
 import { tempDir, until } from "../harness/process.ts";
 import { tcpProxy } from "../harness/proxy.ts";
 import { redis } from "../harness/servers.ts";
 import { sqld } from "../harness/sqld.ts";
-import { exported, openNode, posted, reaches } from "../argo/origin/nodes.ts";
-
-let minutes = 0;
-const fresh = (more: Record<string, unknown> = {}) => {
-  minutes += 1;
-  const timestamp = new Date(Date.UTC(2026, 0, 1, 0, minutes)).toISOString();
-  return signal({ timestamp, ...more });
-};
-
-type Health = { status: string; checks: { signals: string; origin?: string } };
-const health = (node: App): Promise<Health> => node.json<Health>("/health");
-
-const isDegraded = (node: App): Promise<void> =>
-  until(async () => (await health(node)).checks.origin === "unhealthy", "a degraded node");
-const isHealthy = (node: App): Promise<void> =>
-  until(async () => (await health(node)).checks.origin === "healthy", "a healthy node");
+import {
+  exported,
+  fresh,
+  health,
+  isDegraded,
+  isHealthy,
+  openNode,
+  posted,
+  reaches,
+} from "../argo/origin/nodes.ts";
 
 describe("the libSQL server", () => {
   test("stopped, killed, silent and cut off: reads go on, posts are 503, nothing is lost", async () => {

@@ -1,10 +1,10 @@
 import type { Database } from "bun:sqlite";
 import { delaySecondsMax } from "../../http/entitlement";
 import { dated, inspect } from "../signals/layout";
-import { Backwards, type Identity } from "./origin";
-import { copied, markOf, type OriginRow, type Place } from "./rows";
+import { Backwards, copied, copiedSql, type Identity } from "./origin";
+import { markOf, type OriginRow, type Place } from "./rows";
 
-const insertSql = `INSERT INTO "signals" (${copied.map((name) => `"${name}"`).join(",")}) VALUES (${copied.map(() => "?").join(",")})`;
+const insertSql = `INSERT INTO "signals" (${copiedSql}) VALUES (${copied.map(() => "?").join(",")})`;
 
 /** How far this file is a copy; null while it is a file of its own. */
 export function placeOf(db: Database): Place | null {

@@ -4,7 +4,8 @@ import type { Draft, Drafts } from "../signals/ingest";
 import { DEFAULT_STRATEGY } from "../signals/layout";
 import { answerOf, type Idempotency, mustAgree, noSuch, type Remembered } from "../signals/ledger";
 import type { Accepted } from "../signals/schema";
-import { copied, mustStand, type Place, standing } from "./rows";
+import { copied, copiedSql } from "./origin";
+import { mustStand, type Place, standing } from "./rows";
 
 type Accept = Accepted["signals"][number];
 type Known = { row: Accept; supersedes: number | null };
@@ -145,7 +146,7 @@ export class OriginLedger implements Ledger {
         args: [this.writes, claimant],
       },
       ...chunks(this.#added).map((some) => ({
-        sql: `INSERT INTO "signals" (${copied.map((name) => `"${name}"`).join(",")}) VALUES ${tuples(some.length, copied.length)}`,
+        sql: `INSERT INTO "signals" (${copiedSql}) VALUES ${tuples(some.length, copied.length)}`,
         args: some.flatMap(({ id, draft }) => valuesOf(id, draft)),
       })),
       ...chunks(corrections).map((some) => ({

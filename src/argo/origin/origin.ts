@@ -17,7 +17,8 @@ export type OriginAddress = { url: string; token: string | null };
 export type Identity = { name: string; secret: string };
 
 const version = 1;
-const columnsNeeded = [
+/** The columns of a row as they are copied, in this order: the engine's table must have them. */
+export const copied = [
   "id",
   "symbol",
   "action",
@@ -28,7 +29,9 @@ const columnsNeeded = [
   "strategy",
   "timestamp",
   "sha256",
-];
+] as const;
+/** The same as SQL. */
+export const copiedSql = copied.map((name) => `"${name}"`).join(", ");
 
 /**
  * The libSQL server that holds the signals of all nodes. Spoken to over HTTP alone: a second SQLite
@@ -150,7 +153,7 @@ async function mustFit(read: (statements: InStatement[]) => Promise<ResultSet[]>
   ]);
   if (columns?.rows.length === 0) return false;
   const names = new Set(columns?.rows.map((row) => row["name"]));
-  const missing = columnsNeeded.filter((name) => !names.has(name));
+  const missing: string[] = copied.filter((name) => !names.has(name));
   // An id that is used twice could never be told from one that was copied.
   if (!/\bautoincrement\b/i.test(String(master?.rows[0]?.["sql"]))) missing.push("AUTOINCREMENT");
   if (missing.length === 0) return true;

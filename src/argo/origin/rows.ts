@@ -1,25 +1,11 @@
 import type { InArgs, InStatement, ResultSet } from "@libsql/client/http";
-import { Backwards } from "./origin";
+import { Backwards, copied, copiedSql } from "./origin";
 
 /** How far a file is a copy, and of what; `rowSha256` is the mark of the row at `id`. */
 export type Place = { origin: string; id: number; rowSha256: string; whole: boolean };
 
-/** The columns of a row as they are copied, in this order. */
-export const copied = [
-  "id",
-  "symbol",
-  "action",
-  "entry_price",
-  "target_price",
-  "stop_price",
-  "confidence",
-  "strategy",
-  "timestamp",
-  "sha256",
-] as const;
-
 const rowSql =
-  `SELECT ${copied.map((name) => `"${name}"`).join(", ")}, ` +
+  `SELECT ${copiedSql}, ` +
   `(SELECT received_at FROM argo_received WHERE id = "signals".id) AS received_at, ` +
   `(SELECT supersedes FROM argo_supersedes WHERE id = "signals".id) AS supersedes FROM "signals"`;
 

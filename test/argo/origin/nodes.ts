@@ -1,5 +1,5 @@
 /** Nodes of one libSQL server, each with a file of its own. */
-import { type App, openApp, type AppOptions } from "../../harness/app.ts";
+import { type App, openApp, type AppOptions, signal } from "../../harness/app.ts";
 import { until } from "../../harness/process.ts";
 
 export interface Row {
@@ -50,3 +50,19 @@ export async function posted(node: App, body: unknown): Promise<number[]> {
   const { signals } = JSON.parse(text) as { signals: { id: number }[] };
   return signals.map(({ id }) => id);
 }
+
+let minutes = 0;
+/** A signal with a time of its own. */
+export const fresh = (more: Record<string, unknown> = {}) => {
+  minutes += 1;
+  const timestamp = new Date(Date.UTC(2026, 0, 1, 0, minutes)).toISOString();
+  return signal({ timestamp, ...more });
+};
+
+type Health = { status: string; checks: { signals: string; origin?: string } };
+export const health = (node: App): Promise<Health> => node.json<Health>("/health");
+
+export const isDegraded = (node: App): Promise<void> =>
+  until(async () => (await health(node)).checks.origin === "unhealthy", "a degraded node");
+export const isHealthy = (node: App): Promise<void> =>
+  until(async () => (await health(node)).checks.origin === "healthy", "a healthy node");
