@@ -28,6 +28,25 @@ export function parseCounts(junit: string): Counts | null {
   return { passed: tests - failed - skipped, failed, skipped };
 }
 
+const entities: Record<string, string> = { lt: "<", gt: ">", quot: '"', apos: "'", amp: "&" };
+const unescaped = (text: string): string =>
+  text
+    .replace(/&#(\d+);/g, (_, code) => String.fromCodePoint(Number(code)))
+    .replace(/&(lt|gt|quot|apos|amp);/g, (_, name) => entities[name] ?? "");
+
+const FAILURE_CHARS_MAX = 2_000;
+
+/** Each failure of a JUnit report: file and line, the test's name, what was wrong. */
+export function parseFailures(junit: string): string[] {
+  const cases = junit.matchAll(/<testcase\b([^>]*[^/])>\s*<failure\b([^>]*)>/g);
+  return [...cases].map(([, about = "", failure = ""]) => {
+    const of = (name: string, text = about): string =>
+      unescaped(new RegExp(`\\b${name}="([^"]*)"`).exec(text)?.[1] ?? "");
+    const message = (of("message", failure) || of("type", failure)).slice(0, FAILURE_CHARS_MAX);
+    return `${of("file")}:${of("line")}: ${of("name")}\n${message.trim().replace(/^/gm, "    ")}`;
+  });
+}
+
 async function main(args: string[]): Promise<number> {
   const deep = args.includes("--deep");
   const rest = args.filter((arg) => arg !== "--deep");
@@ -62,11 +81,14 @@ async function main(args: string[]): Promise<number> {
   const exitCode = await runner.exited;
 
   const file = Bun.file(report);
-  const counts = (await file.exists()) ? parseCounts(await file.text()) : null;
+  const junit = (await file.exists()) ? await file.text() : "";
+  const counts = parseCounts(junit);
   if (counts === null) {
     console.error(`the runner ended with exit code ${exitCode} and left no report`);
     return exitCode || 1;
   }
+  // Once more at the end, where they are found.
+  for (const failure of parseFailures(junit)) console.error(`\n${failure}`);
   return summarize(counts, exitCode);
 }
 

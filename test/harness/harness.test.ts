@@ -354,6 +354,21 @@ const CASES: [what: string, file: string, last: string | null, exitCode: number]
   ["no test", "", null, 1],
 ];
 
+test("failures are told once more at the end of a run, with what was wrong", async () => {
+  using dir = tempDir();
+  await Bun.write(
+    dir.file("test/a.test.ts"),
+    `${OK}\ntest("<bad> & \\"odd\\"", () => { throw new Error("first\\n'second'"); });`,
+  );
+  await using run = spawnChild([process.execPath, RUN], {
+    cwd: dir.path,
+    env: sharing(await postgres()),
+  });
+  expect(await run.done).toBe(1);
+  const told = `test/a.test.ts:2: <bad> & "odd"\n    first\n    'second'`;
+  expect(run.lines().join("\n")).toContain(told);
+});
+
 for (const [what, source, last, exitCode] of CASES) {
   test(`the runner's last line and exit code: ${what}`, async () => {
     using dir = tempDir();
