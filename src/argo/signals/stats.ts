@@ -1,8 +1,9 @@
 import type { View } from "../../http/entitlement";
+import { type Mark, markAt, tallyFallen } from "./due";
 import type { FarReader } from "./far";
 import type { Stats } from "./schema";
 import type { Sight } from "./sight";
-import type { Mark, SignalReader, Tally } from "./store";
+import type { SignalReader, Tally } from "./store";
 import type { Horizon, Views } from "./views";
 
 const rowsPerStretch = 20_000;
@@ -60,7 +61,7 @@ export class SignalCounts {
   async json(sight: Sight): Promise<string> {
     const { reader } = this;
     reader.look();
-    const mark = reader.mark(sight?.until ?? "");
+    const mark = markAt(reader, sight?.until ?? "");
     const rows = reader.layout?.unique ? reader.countRows() : 0;
     if (!this.#counted || !(await this.#extend(this.#counted, { mark, sight, rows }))) {
       this.#counted = null;
@@ -78,7 +79,7 @@ export class SignalCounts {
     const inserted = mark.inserts - was.mark.inserts;
     if (this.reader.layout.unique && rows - was.rows !== inserted) return false;
     if (sight !== null && sight.until !== null) {
-      const tally = this.reader.tallyFallen(was.mark, mark, sight);
+      const tally = tallyFallen(this.reader, was.mark, mark, sight);
       if (tally) addTally(this.#counts, tally);
       return tally !== null;
     }

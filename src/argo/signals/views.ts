@@ -1,8 +1,9 @@
 import { fullView, type View } from "../../http/entitlement";
+import { type Bounds, isLate, type Mark, markAt, raise, spanAround } from "./due";
 import type { FarReader } from "./far";
 import { onceThere } from "./whenever";
 import type { Sight } from "./sight";
-import type { Bounds, Mark, SignalReader } from "./store";
+import type { SignalReader } from "./store";
 import { type Key, untimedFrom } from "./walk";
 
 /** Views that are followed at once; there are as many as plans that differ. */
@@ -95,7 +96,7 @@ export class Horizon {
     if (was?.version === version) return was;
     if (this.#finding?.version === version) return this.#finding.bounds;
     const mark = this.#mark;
-    const raised = was?.mark && mark && this.reader.raise(was, was.mark, mark, sight);
+    const raised = was?.mark && mark && raise(this.reader, was, was.mark, mark, sight);
     if (raised) {
       this.#bounds = { ...raised, version, mark };
       return raised;
@@ -118,14 +119,14 @@ export class Horizon {
   #lookWatched(dueMs: number): void {
     const { reader } = this;
     const until = new Date(dueMs).toISOString();
-    const { from, next } = reader.span(until);
-    const mark = reader.mark(until);
+    const { from, next } = spanAround(reader, until);
+    const mark = markAt(reader, until);
     const was = this.#mark;
     const same =
       was !== null &&
       was.edition === mark.edition &&
       this.#from === from &&
-      !reader.isLate(was, from) &&
+      !isLate(reader, was, from) &&
       // Of two rows that a unique index keeps apart one may have gone without a trace.
       !(reader.layout?.unique && was.inserts !== mark.inserts);
     // By a clock that was set back less is due of what may yet be committed late.
