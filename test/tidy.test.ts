@@ -201,7 +201,7 @@ describe("text that is banned", () => {
 describe("the documents", () => {
   const documents = [
     ...files("*.md"),
-    ...files("{src,test,bench,db,examples,client,clients}/**/*.md"),
+    ...files("{src,test,bench,db,docs,examples,client,clients}/**/*.md"),
     ...files(".env.example"),
     ...files("Dockerfile"),
   ];
@@ -228,14 +228,37 @@ describe("the documents", () => {
     expect(hits).toEqual([]);
   });
 
-  test("name only files that are there", () => {
-    const missing = files("{*,client/*,clients/*/*}.md").flatMap((path) =>
-      [...read(path).matchAll(/\]\((?!https?:|#|mailto:)([^)#]+)/g)]
-        .map((match) => match[1] ?? "")
-        .filter((link) => !existsSync(join(ROOT, dirname(path), link)))
-        .map((link) => `${path}: ${link}`),
+  test("link only to files and headings that are there", () => {
+    const headingsOf = (path: string): string[] => {
+      const prose = read(path).replaceAll(/^```.*?^```/gms, "");
+      const anchors = [...prose.matchAll(/^#+ (.+)$/gm)].map(([, heading = ""]) =>
+        heading
+          .toLowerCase()
+          .replaceAll(/[^\p{L}\p{N}\s_-]/gu, "")
+          .replaceAll(" ", "-"),
+      );
+      expect(anchors.filter((anchor, i) => anchors.indexOf(anchor) < i)).toEqual([]);
+      return anchors;
+    };
+    const links = documents
+      .filter((path) => path.endsWith(".md"))
+      .flatMap((path) =>
+        [...read(path).matchAll(/\]\((?!https?:|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)/g)].map(
+          ([link, file = "", anchor]) => ({
+            name: `${path}: ${link}`,
+            target: file === "" ? path : join(dirname(path), file),
+            anchor,
+          }),
+        ),
+      );
+    expect(links.length).toBeGreaterThan(40);
+    expect(links.filter((link) => link.anchor !== undefined).length).toBeGreaterThan(20);
+    const missing = links.filter(
+      ({ target, anchor }) =>
+        !existsSync(join(ROOT, target)) ||
+        (anchor !== undefined && !headingsOf(target).includes(anchor)),
     );
-    expect(missing).toEqual([]);
+    expect(missing.map(({ name }) => name)).toEqual([]);
   });
 });
 
