@@ -32,6 +32,8 @@ const resolveMsMax = 5_000;
 /** Of a body so much is read, for so long: it is of no interest, but a cut connection is rude. */
 const bodyBytesMax = 4_096;
 const bodyMsMax = 1_000;
+/** What may come before a status that counts: interim answers without end would keep all else waiting. */
+const headBytesMax = 65_536;
 /** What is routed publicly of version 6; all else is reserved, or leads into version 4. */
 const routed = ipaddr.IPv6.parseCIDR("2000::/3");
 
@@ -105,6 +107,12 @@ export class Outbound {
       };
       const request = protocol === "https:" ? tlsRequest(options) : plainRequest(options);
       request.on("error", fail);
+      let bytes = 0;
+      const count = (piece: Uint8Array): void => {
+        bytes += piece.length;
+        if (bytes > headBytesMax) request.destroy(new Unanswered("too much came before an answer"));
+      };
+      request.on("socket", (socket) => socket.on("data", count));
       request.on("response", (response) => {
         const retryAfter = response.headers["retry-after"] ?? null;
         resolve({ status: response.statusCode ?? 0, retryAfter });

@@ -261,6 +261,37 @@ test("a body without end is let go of after a little of it, and so is one that s
   }
 });
 
+test("who sends no answer but much of something else is given up at once", async () => {
+  const usual = respond;
+  try {
+    const url = `http://127.0.0.1:${portOf(plain)}/`;
+    for (const text of [
+      "HTTP/1.1 103 Early Hints\r\n\r\n",
+      "HTTP/1.1 100 Continue\r\n\r\n",
+      "\r\n",
+    ]) {
+      respond = (socket) => socket.write(text + "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+      expect((await post(url, { allowPrivate: true })).status).toBe(200);
+      let written = 0;
+      const closed = Promise.withResolvers<void>();
+      respond = (socket) => {
+        socket.on("close", () => closed.resolve());
+        const pour = (): void => {
+          while (!socket.destroyed && socket.write(text.repeat(2_000)))
+            written += 2_000 * text.length;
+        };
+        socket.on("drain", pour);
+        pour();
+      };
+      await expect(post(url, { allowPrivate: true })).rejects.toThrow("too much came before");
+      await closed.promise;
+      expect(written).toBeLessThan(16 * 1024 * 1024);
+    }
+  } finally {
+    respond = usual;
+  }
+});
+
 test("a proxy of the environment is not asked", async () => {
   const before = connections;
   const proxy = `http://127.0.0.1:${portOf(plain)}`;
