@@ -36,6 +36,22 @@ export class Admission {
     return authorization === null ? null : this.guard.holder(authorization);
   }
 
+  /** The same, noted: `exchange.principal` is who it is by now. */
+  async renew(exchange: Exchange): Promise<void> {
+    const principal = await this.again(exchange.request.headers.get("authorization"));
+    exchange.principal = principal ?? undefined;
+  }
+
+  /**
+   * By whom is counted what goes on after it was let in: an account, or the address of whoever has
+   * no credential. Null for the operator's tokens, which are not.
+   */
+  ownerOf(exchange: Exchange): string | null {
+    const { principal, request } = exchange;
+    if (principal) return principal.account?.userId ?? null;
+    return this.#addressKey(request, exchange);
+  }
+
   /**
    * Admits who holds the scope, unlimited: ingest is bounded by its queue. `authorization` where
    * it came by another way than the header. @throws 401 or 403.

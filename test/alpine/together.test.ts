@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { Redis as Client } from "ioredis";
 import { openAccounts, type Accounts, type Member } from "../harness/accounts.ts";
-import { signal } from "../harness/app.ts";
+import { openApp, signal } from "../harness/app.ts";
 import { Events } from "../harness/events.ts";
 import { Messages } from "../harness/messages.ts";
 import { person, until } from "./people.ts";
@@ -77,6 +77,26 @@ test("those of one account alone, and one that goes makes room", async () => {
   await one.must(200, "PATCH", path, { tier: "starter" }, boss.access);
   await isCounted(member, 0);
   for (const events of open) await events[Symbol.asyncDispose]();
+});
+
+test("those of an address without a credential are one count, too", async () => {
+  const env = { SIGNALS_ACCESS: "open", TRUST_PROXY: "1", REDIS_URL: one.redis?.url ?? "" };
+  await using here = await openApp({ env });
+  await using there = await openApp({ env });
+  const open = async (app: typeof here): Promise<Events> => {
+    const from = { "X-Forwarded-For": "2001:db8::1" };
+    const events = new Events(await app.get("/api/signals/stream", from));
+    await events.must("head");
+    return events;
+  };
+  const first = await open(here);
+  const others: Events[] = [];
+  for (let i = 1; i < 20; i += 1) others.push(await open(there));
+  await until(async () => (await direct.zcard("argo:streams:address:2001:db8:0:0::/64")) === 20);
+  others.push(await open(there));
+  expect((await first.must("end", 1_000)).data["reason"]).toBe("replaced");
+  for (const events of others) expect(await events.isQuiet(1)).toBe(true);
+  for (const events of others) await events[Symbol.asyncDispose]();
 });
 
 test("what a process told that is no more counts no longer", async () => {

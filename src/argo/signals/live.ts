@@ -89,7 +89,7 @@ export class Live {
       stream.gone();
       throw error;
     }
-    streams.begun(exchange);
+    streams.begun(stream, exchange);
     return stream;
   }
 

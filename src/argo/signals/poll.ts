@@ -1,6 +1,5 @@
 import { z } from "@hono/zod-openapi";
 import type { Config } from "../../config";
-import { AppError } from "../../errors";
 import type { Admission } from "../../http/admit";
 import { type View, viewHeader, viewText } from "../../http/entitlement";
 import type { Exchange } from "../../http/exchange";
@@ -100,8 +99,7 @@ export function createPoll(deps: Deps): Poll {
     const { request, server } = exchange;
     // Who was shut out while they waited is not answered, and who sees less now is shown less.
     const askAgain = async (): Promise<void> => {
-      const principal = await admission.again(request.headers.get("authorization"));
-      exchange.principal = principal ?? undefined;
+      await admission.renew(exchange);
       permit?.(exchange);
       view = viewOfReader(exchange);
     };
@@ -114,7 +112,8 @@ export function createPoll(deps: Deps): Poll {
     const ifNoneMatch = request.headers.get("if-none-match");
     const look = () => answers.answer(rest, gzip, view, exchange, asItIs, rejected);
     if (wait === 0 || ifNoneMatch === null) return send(await look(), exchange);
-    using _ = places.take(exchange.principal?.account?.userId);
+    using place = places.take(admission.ownerOf(exchange), exchange);
+    if (place === null) return send(await look(), exchange);
     server?.timeout(request, wait + idleSeconds);
     const until = performance.now() + wait * 1000;
     for (;;) {
@@ -163,28 +162,37 @@ export function createPoll(deps: Deps): Poll {
   }
 }
 
-/** Of the polls that may wait those of one account: the others are for others. */
-const placesMax = 1_000;
+/**
+ * Of the polls that may wait those of one account, of one address without a credential, and of all
+ * of these: the others are for others.
+ */
+const ofAccountMax = 1_000;
+const ofAddressMax = 20;
+const ofStrangersMax = 1_000;
 
 class Places {
   readonly #taken = new Map<string, number>();
 
-  /** @throws AppError 503. */
-  take(userId: string | undefined): Disposable {
-    if (userId === undefined) return { [Symbol.dispose]: () => undefined };
-    const taken = this.#taken.get(userId) ?? 0;
-    if (taken >= placesMax) {
-      const reason = "Too many polls of this account are waiting. Ask without wait.";
-      throw new AppError("unavailable", reason, { retryAfterSeconds: 5 });
-    }
-    this.#taken.set(userId, taken + 1);
+  /** Null when none is left, and the poll is to be answered at once. */
+  take(owner: string | null, { principal }: Exchange): Disposable | null {
+    const asked: [string, number][] = [];
+    if (owner !== null) asked.push([owner, principal ? ofAccountMax : ofAddressMax]);
+    if (!principal) asked.push(["strangers", ofStrangersMax]);
+    if (asked.some(([name, most]) => this.#of(name) >= most)) return null;
+    for (const [name] of asked) this.#taken.set(name, this.#of(name) + 1);
     return {
       [Symbol.dispose]: () => {
-        const left = (this.#taken.get(userId) ?? 1) - 1;
-        if (left > 0) this.#taken.set(userId, left);
-        else this.#taken.delete(userId);
+        for (const [name] of asked) {
+          const left = this.#of(name) - 1;
+          if (left > 0) this.#taken.set(name, left);
+          else this.#taken.delete(name);
+        }
       },
     };
+  }
+
+  #of(name: string): number {
+    return this.#taken.get(name) ?? 0;
   }
 }
 

@@ -57,7 +57,7 @@ export class Sockets {
       throw notUpgraded();
     }
     streams.hold(socket);
-    streams.begun(exchange);
+    streams.begun(socket, exchange);
     // Not sent: Bun has answered. It is what is counted and logged.
     return new Response(null, { status: 101 });
   }

@@ -27,8 +27,8 @@ export type StreamReader = {
   /** The one with which another server reads. */
   readonly askedView: View | undefined;
   readonly authorization: string | null;
-  /** Null for whom no plan covers. */
-  readonly userId: string | null;
+  /** By whom streams are counted, an account or an address; null where they are not. */
+  readonly owner: string | null;
   /** What they are sent is counted here. */
   readonly meter: Meter | null;
 };
@@ -42,12 +42,13 @@ export type OpenStream = {
   end(reason: EndReason): void;
 };
 
-/** The streams of an account in this process, the oldest first. */
-type Account = { most: number; open: Map<OpenStream, { name: string; atMs: number }> };
+/** The streams of an owner in this process, the oldest first. */
+type Owner = { most: number; open: Map<OpenStream, { name: string; atMs: number }> };
 
-/** Streams of all in this process, and those of them who came without a credential. */
+/** Streams of all in this process, those who came without a credential, and of one address of these. */
 const streamsMax = 20_000;
 const strangersMax = 1_000;
+const strangersOfAddressMax = 20;
 /** How often each is asked whether its reader may still read, and sees the same; a part at a time. */
 const lookEveryMs = 500;
 const parts = 10;
@@ -59,7 +60,7 @@ const beatEveryMs = 15_000;
  */
 export class Streams {
   readonly #open = new Set<OpenStream>();
-  readonly #accounts = new Map<string, Account>();
+  readonly #owners = new Map<string, Owner>();
   readonly #together: Together | null;
   #strangers = 0;
   #timer: Timer | null = null;
@@ -69,22 +70,27 @@ export class Streams {
 
   constructor(private readonly deps: Deps) {
     const { redis } = deps;
-    this.#together =
-      redis && new Together(redis, (userId) => this.#seatsOf(userId), this.#replaced);
+    this.#together = redis && new Together(redis, (owner) => this.#seatsOf(owner), this.#replaced);
   }
 
   /**
    * Lets in whoever may open one more.
    * @throws AppError 403 for a plan without streams, 503 when there are too many.
    */
-  admit({ principal, view }: Exchange, authorization: string | null): StreamReader {
-    const { source, meters } = this.deps;
+  admit(exchange: Exchange, authorization: string | null): StreamReader {
+    const { source, meters, admission } = this.deps;
+    const { principal, view } = exchange;
     const account = principal?.account;
     if (account && account.entitlement.streamsMax < 1) {
       throw new AppError("forbidden", "The plan of this account does not include streams.");
     }
     if (source.draining) throw new AppError("unavailable", "The server is stopping.");
-    if (this.#open.size >= streamsMax || (!principal && this.#strangers >= strangersMax)) {
+    const owner = admission.ownerOf(exchange);
+    const isFull = (): boolean =>
+      this.#open.size >= streamsMax || (!principal && this.#strangers >= strangersMax);
+    // Nobody is kept out by a stream of their own.
+    if (isFull() && owner !== null) this.#replaceOldest(owner, 1);
+    if (isFull()) {
       throw new AppError("unavailable", "Too many streams are open. Poll, or try again.", {
         retryAfterSeconds: 30,
       });
@@ -93,7 +99,7 @@ export class Streams {
       view: viewOfReader({ principal, view }),
       askedView: view,
       authorization,
-      userId: account?.userId ?? null,
+      owner,
       meter: account?.meter ?? meters?.strangers ?? null,
     };
   }
@@ -101,13 +107,13 @@ export class Streams {
   hold(stream: OpenStream): void {
     stream.beatMs = this.deps.now();
     this.#open.add(stream);
-    const { authorization, userId } = stream.reader;
+    const { authorization, owner } = stream.reader;
     if (authorization === null) this.#strangers += 1;
-    if (userId !== null) {
-      const account = this.#accounts.get(userId) ?? { most: Infinity, open: new Map() };
-      this.#accounts.set(userId, account);
+    if (owner !== null) {
+      const held = this.#owners.get(owner) ?? { most: Infinity, open: new Map() };
+      this.#owners.set(owner, held);
       this.#names += 1;
-      account.open.set(stream, { name: `${this.#names}:${userId}`, atMs: performance.now() });
+      held.open.set(stream, { name: `${this.#names}:${owner}`, atMs: performance.now() });
     }
     this.#timer ??= setInterval(this.#look, lookEveryMs / parts);
   }
@@ -116,13 +122,13 @@ export class Streams {
   readonly drop = (stream: OpenStream, reason: CloseReason | null): void => {
     if (!this.#open.delete(stream)) return;
     this.deps.metrics.streamsEnded.of({ reason: reason ?? "client" }).value += 1;
-    const { authorization, userId } = stream.reader;
+    const { authorization, owner } = stream.reader;
     if (authorization === null) this.#strangers -= 1;
-    if (userId !== null) {
-      const account = this.#accounts.get(userId);
-      account?.open.delete(stream);
-      if (account?.open.size === 0) this.#accounts.delete(userId);
-      this.#together?.note(userId);
+    if (owner !== null) {
+      const held = this.#owners.get(owner);
+      held?.open.delete(stream);
+      if (held?.open.size === 0) this.#owners.delete(owner);
+      this.#together?.note(owner);
     }
     if (this.#open.size > 0 || !this.#timer) return;
     clearInterval(this.#timer);
@@ -130,39 +136,42 @@ export class Streams {
   };
 
   /**
-   * To be called when one has begun. Ends the oldest of those that its account has more than the
-   * plan allows: a bot that was cut off without a word must not be kept out by itself.
+   * To be called when one has begun. Ends the oldest of those that its owner has more than may be:
+   * a bot that was cut off without a word must not be kept out by itself.
    */
-  begun({ principal }: Exchange): void {
-    const account = principal?.account;
-    if (!account) return;
-    this.#trim(account);
-    this.#together?.note(account.userId);
+  begun({ reader: { owner } }: OpenStream, { principal }: Exchange): void {
+    if (owner === null) return;
+    this.#trim(owner, principal);
+    this.#together?.note(owner);
   }
 
-  #trim({ userId, entitlement }: Principal["account"] & object): void {
-    const account = this.#accounts.get(userId);
-    if (!account) return;
-    const most = entitlement.streamsMax;
-    if (most < account.most && account.most !== Infinity) this.#together?.note(userId);
-    account.most = most;
-    const extra = account.open.size - most;
-    if (extra > 0)
-      for (const stream of [...account.open.keys()].slice(0, extra)) stream.end("replaced");
+  #trim(owner: string, principal: Principal | undefined): void {
+    const held = this.#owners.get(owner);
+    if (!held) return;
+    const most = principal?.account?.entitlement.streamsMax ?? strangersOfAddressMax;
+    if (most < held.most && held.most !== Infinity) this.#together?.note(owner);
+    held.most = most;
+    this.#replaceOldest(owner, held.open.size - most);
   }
 
-  #seatsOf(userId: string): Seats {
-    const account = this.#accounts.get(userId);
-    if (!account) return { most: 0, streams: [] };
+  #replaceOldest(owner: string, count: number): void {
+    if (count <= 0) return;
+    const open = this.#owners.get(owner)?.open.keys() ?? [];
+    for (const stream of [...open].slice(0, count)) stream.end("replaced");
+  }
+
+  #seatsOf(owner: string): Seats {
+    const held = this.#owners.get(owner);
+    if (!held) return { most: 0, streams: [] };
     const nowMs = performance.now();
-    const streams = [...account.open.values()].map(({ name, atMs }) => {
+    const streams = [...held.open.values()].map(({ name, atMs }) => {
       return { name, ageMs: nowMs - atMs };
     });
-    return { most: account.most, streams };
+    return { most: held.most, streams };
   }
 
   readonly #replaced = (name: string): void => {
-    const open = this.#accounts.get(name.slice(name.indexOf(":") + 1))?.open ?? [];
+    const open = this.#owners.get(name.slice(name.indexOf(":") + 1))?.open ?? [];
     for (const [stream, seat] of open) if (seat.name === name) stream.end("replaced");
   };
 
@@ -188,11 +197,12 @@ export class Streams {
   };
 
   #askAgain(stream: OpenStream): void {
-    const { authorization, askedView, view } = stream.reader;
-    const goOn = (principal: Principal | null): void => {
-      const now = viewOfReader({ principal: principal ?? undefined, view: askedView });
+    const { authorization, askedView, view, owner } = stream.reader;
+    const goOn = (found: Principal | null): void => {
+      const principal = found ?? undefined;
+      const now = viewOfReader({ principal, view: askedView });
       if (now !== view) stream.end("plan");
-      else if (principal?.account) this.#trim(principal.account);
+      else if (owner !== null) this.#trim(owner, principal);
     };
     const refused = (error: unknown): void => {
       const known = error instanceof AppError ? error.code : "internal";

@@ -2,17 +2,17 @@ import { randomBytes } from "node:crypto";
 import type { Redis } from "../../platform/redis";
 import { Script } from "../../platform/script";
 
-/** The streams of one account in this process, and how many it may have everywhere. */
+/** The streams of one owner (an account or an address) in this process, and how many it may have everywhere. */
 export type Seats = { most: number; streams: { name: string; ageMs: number }[] };
 
 const channel = "streams";
 const livenessMs = 10_000;
 const refreshEveryMs = 2_000;
 const tellAllEveryMs = 60_000;
-const accountsPerCall = 250;
+const ownersPerCall = 250;
 
 /**
- * Makes the streams of an account one count over all processes of this Redis. Each process tells
+ * Makes the streams of an owner one count over all processes of this Redis. Each process tells
  * which it has, and of what it told before nothing else counts: so it may be told again at any time,
  * and is, after every break. Whoever tells has the oldest ended that are too many, wherever they
  * are. What a process told counts no longer than that process is known to live. No stream waits for
@@ -20,9 +20,9 @@ const accountsPerCall = 250;
  */
 export class Together {
   readonly #id = randomBytes(8).toString("hex");
-  /** Accounts whose streams here are not known to have been told. */
+  /** Owners whose streams here are not known to have been told. */
   readonly #untold = new Set<string>();
-  /** Accounts that Redis may know of. */
+  /** Owners that Redis may know of. */
   readonly #told = new Set<string>();
   #timer: Timer | null = null;
   #running = false;
@@ -30,30 +30,30 @@ export class Together {
 
   constructor(
     private readonly redis: Redis,
-    private readonly seatsOf: (userId: string) => Seats,
+    private readonly seatsOf: (owner: string) => Seats,
     /** Called with the name of a stream that another one has replaced. */
     replaced: (name: string) => void,
   ) {
     const onMessage = (message: string): void => {
       for (const place of message.split(" ")) {
-        const [id, name] = place.split("/");
-        if (id === this.#id && name !== undefined) replaced(name);
+        // An address may hold a slash itself.
+        if (place.startsWith(`${this.#id}/`)) replaced(place.slice(this.#id.length + 1));
       }
     };
     // What was said before has been missed: who is too many is said again.
     redis.subscribe(channel, onMessage, () => this.#tellAll());
   }
 
-  /** The streams of an account have changed. */
-  note(userId: string): void {
-    this.#untold.add(userId);
+  /** The streams of an owner have changed. */
+  note(owner: string): void {
+    this.#untold.add(owner);
     this.#timer ??= setInterval(this.#refresh, refreshEveryMs).unref();
     void this.#tell();
   }
 
   #tellAll(): void {
     this.#toldAllAt = performance.now();
-    for (const userId of this.#told) this.#untold.add(userId);
+    for (const owner of this.#told) this.#untold.add(owner);
     void this.#tell();
   }
 
@@ -83,25 +83,25 @@ export class Together {
     // Those of one turn together.
     await Promise.resolve();
     while (this.#untold.size > 0) {
-      const some = [...this.#untold].slice(0, accountsPerCall);
-      const done = await Promise.all(some.map((userId) => this.#tellOf(userId)));
+      const some = [...this.#untold].slice(0, ownersPerCall);
+      const done = await Promise.all(some.map((owner) => this.#tellOf(owner)));
       if (done.includes(false)) break;
     }
     this.#running = false;
   }
 
-  async #tellOf(userId: string): Promise<boolean> {
-    this.#untold.delete(userId);
-    this.#told.add(userId);
-    const { most, streams } = this.seatsOf(userId);
-    const keys = [`streams:${userId}`, this.#liveness];
+  async #tellOf(owner: string): Promise<boolean> {
+    this.#untold.delete(owner);
+    this.#told.add(owner);
+    const { most, streams } = this.seatsOf(owner);
+    const keys = [`streams:${owner}`, this.#liveness];
     const places = streams.flatMap(({ name, ageMs }) => [name, ageMs]);
     const args = [this.redis.prefix + channel, livenessMs, this.#id, most, ...places];
     const reply = await this.redis.attempt((client) => tellScript.run(client, keys, args), {
       background: true,
     });
-    if (reply === undefined) this.#untold.add(userId);
-    else if (this.seatsOf(userId).streams.length === 0) this.#told.delete(userId);
+    if (reply === undefined) this.#untold.add(owner);
+    else if (this.seatsOf(owner).streams.length === 0) this.#told.delete(owner);
     return reply !== undefined;
   }
 
@@ -111,9 +111,9 @@ export class Together {
 }
 
 /**
- * KEYS the account's streams (a sorted set of `process/name` by the time of opening, ms), the key
+ * KEYS the owner's streams (a sorted set of `process/name` by the time of opening, ms), the key
  * that says that this process lives; ARGV the channel, for how long it says so, the process, how
- * many streams the account may have, then the name and the age in ms of each that it has here.
+ * many streams the owner may have, then the name and the age in ms of each that it has here.
  */
 const tellScript = new Script(`
 local time = redis.call('TIME')

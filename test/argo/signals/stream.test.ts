@@ -19,6 +19,7 @@ import {
   type App,
 } from "../../harness/app.ts";
 import { Events } from "../../harness/events.ts";
+import { Messages } from "../../harness/messages.ts";
 import { startServer, tempDir, until } from "../../harness/process.ts";
 import { randomNumbers, tellSeed } from "../../harness/seed.ts";
 
@@ -249,13 +250,51 @@ test("clients that go away leave nothing behind, and without any the file is not
   expect(feed.looks).toBe(looks);
 });
 
-test("too many streams without a credential are 503; those that go make room", async () => {
-  await using app = await openApp({ now: Date.now(), env: { SIGNALS_ACCESS: "open" } });
+/** Streams of whoever has no credential are counted by their address. */
+const behindProxy = { now: Date.now(), env: { SIGNALS_ACCESS: "open", TRUST_PROXY: "1" } };
+const from = (address: string): Record<string, string> => ({ "X-Forwarded-For": address });
+
+test("of one address without a credential the newest win, over whatever they are sent", async () => {
+  await using app = await openApp(behindProxy);
+  const url = app.listen();
+  await using other = await opened(app, "", from("192.0.2.1"));
+  await other.must("head");
   const open: Events[] = [];
-  for (let i = 0; i < 1_000; i += 1) open.push(await opened(app, "", {}));
-  const response = await app.get(STREAM);
+  // One client may use every address of its network.
+  for (let i = 0; i < 20; i += 1) open.push(await opened(app, "", from(`2001:db8::${i + 1}`)));
+  for (const events of open) await events.must("head");
+  const id = add(app.engine);
+  for (const events of [...open, other]) expect(await events.ids(1)).toEqual([id]);
+  await using socket = await Messages.open(`${url}/api/signals/ws`, from("2001:db8::ffff"));
+  await socket.subscribe();
+  await using newest = await opened(app, "", from("2001:db8:0:0:1::"));
+  await newest.must("head");
+  for (const events of open.splice(0, 2)) {
+    expect((await events.must("end", 1_000)).data).toEqual({ reason: "replaced", id });
+    expect(await events.next()).toBeNull();
+  }
+  // Those of the operator's tokens are not counted, wherever they come from.
+  for (let i = 0; i < 20; i += 1) {
+    await (await opened(app, "", { ...reader, ...from("2001:db8::1") }))[Symbol.asyncDispose]();
+  }
+  const next = add(app.engine);
+  for (const events of [...open, newest, other]) expect(await events.ids(1)).toEqual([next]);
+  expect(await socket.ids(1)).toEqual([next]);
+  for (const events of open) await events[Symbol.asyncDispose]();
+});
+
+test("too many streams without a credential are 503; those that go make room", async () => {
+  await using app = await openApp(behindProxy);
+  const open: Events[] = [];
+  for (let i = 0; i < 1_000; i += 1) open.push(await opened(app, "", from(`192.0.2.${i % 50}`)));
+  const response = await app.get(STREAM, from("198.51.100.1"));
   expect(response.status).toBe(503);
   expect(response.headers.get("retry-after")).toBe("30");
+  // Whoever has one already is not kept out by it.
+  open.push(await opened(app, "", from("192.0.2.0")));
+  const replaced = open.shift();
+  await replaced?.must("head");
+  expect((await replaced?.must("end", 1_000))?.data["reason"]).toBe("replaced");
   // The operator's own are not counted with them.
   open.push(await opened(app));
   await open.pop()?.[Symbol.asyncDispose]();

@@ -153,6 +153,41 @@ describe("refused", () => {
   });
 });
 
+test("of one address without a credential, and of all of them, few wait: more are answered at once", async () => {
+  const env = { SIGNALS_ACCESS: "open", TRUST_PROXY: "1" };
+  await using open = await openApp({ now: Date.now(), env });
+  const { feed } = open.deps.argo;
+  let cut = new AbortController();
+  const poll = (headers: Record<string, string>): Promise<Response> => {
+    const url = `http://argo.test${LATEST}?wait=60`;
+    const given = { ...headers, "If-None-Match": "*" };
+    return open.send(new Request(url, { headers: given, signal: cut.signal }));
+  };
+  const polls: Promise<Response>[] = [];
+  const wait = async (headers: Record<string, string>): Promise<void> => {
+    const before = feed.watchers;
+    polls.push(poll(headers));
+    await until(() => feed.watchers > before, "the poll waits");
+  };
+  const from = (address: string) => ({ "X-Forwarded-For": address });
+  for (let i = 0; i < 20; i += 1) await wait(from(`2001:db8::${i}`));
+  expect((await poll(from("2001:db8::ffff"))).status).toBe(304);
+  expect(feed.watchers).toBe(20);
+  for (let i = 20; i < 1_000; i += 1) polls.push(poll(from(`192.0.2.${i % 50}`)));
+  await until(() => feed.watchers === 1_000, "all wait");
+  expect((await poll(from("198.51.100.1"))).status).toBe(304);
+  // Those of the operator's tokens are not counted with them.
+  await wait({ ...reader, ...from("2001:db8::1") });
+  cut.abort();
+  const statuses = (await Promise.all(polls)).map(({ status }) => status);
+  expect(new Set(statuses)).toEqual(new Set([304]));
+  expect(feed.watchers).toBe(0);
+  cut = new AbortController();
+  for (let i = 0; i < 20; i += 1) await wait(from("2001:db8::1"));
+  cut.abort();
+  await Promise.all(polls);
+});
+
 test("a client that goes away frees its place", async () => {
   const url = app.listen();
   const { feed } = app.deps.argo;
