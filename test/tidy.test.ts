@@ -228,6 +228,17 @@ describe("the documents", () => {
     expect(hits).toEqual([]);
   });
 
+  test("name only source files that are there", () => {
+    const there = files("{src,test,bench,db,examples,client,clients}/**/*.{ts,py,sql}");
+    const named = ["ARCHITECTURE.md", "README.md", ...files("docs/*.md")].flatMap((path) =>
+      [...read(path).matchAll(/`([\w./-]+\.(?:ts|py|sql))`/g)].map(([, name = ""]) => name),
+    );
+    expect(named.length).toBeGreaterThan(40);
+    expect(named.filter((name) => !there.some((path) => `/${path}`.endsWith(`/${name}`)))).toEqual(
+      [],
+    );
+  });
+
   test("link only to files and headings that are there", () => {
     const headingsOf = (path: string): string[] => {
       const prose = read(path).replaceAll(/^```.*?^```/gms, "");

@@ -65,7 +65,10 @@ export class Changes {
   readonly #id = crypto.randomUUID();
   readonly #listeners: Listener[] = [];
   readonly #reloads: (() => Promise<void>)[] = [];
-  /** The row that was read last; null while there was none. */
+  /**
+   * The row that was read last; null while there was none. Where it is not found again (a fail-over,
+   * a backup put back), everything is read anew.
+   */
   #read: Row | null = null;
   /** Numbers of changes made here that were not read back yet. */
   readonly #own = new Set<number>();
