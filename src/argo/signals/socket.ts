@@ -19,7 +19,7 @@ import {
 import { SocketMessage } from "./schema";
 import { Sequence, type Sink, type Source, type Tail } from "./sequence";
 import type { OpenStream, StreamReader } from "./streams";
-import type { Topic, Topics } from "./topics";
+import { type Topic, type Topics, waitingBytesMax } from "./topics";
 
 /** What all sockets share. */
 export type Shared = {
@@ -33,7 +33,7 @@ export type Shared = {
   readonly onEnd: (socket: Socket, reason: CloseReason | null) => void;
 };
 
-/** Messages of a client in so many milliseconds. */
+/** Messages, pings and pongs of a client in so many milliseconds. */
 const messagesMax = 20;
 const messagesMs = 10_000;
 /** How long a socket may be open without a subscription. */
@@ -85,14 +85,8 @@ export class Socket implements Sink, OpenStream {
 
   /** A client's message. Bounded in size by the listener, and in number here. */
   message(data: string | Buffer): void {
+    this.heard();
     if (this.#over) return;
-    const nowMs = this.all.now();
-    if (Math.abs(nowMs - this.#messagesSinceMs) >= messagesMs) {
-      this.#messagesSinceMs = nowMs;
-      this.#messages = 0;
-    }
-    this.#messages += 1;
-    if (this.#messages > messagesMax) return this.#endAs("flood");
     try {
       const asked = understand(data);
       if (asked.type === "ping") this.#send(pongMessage);
@@ -101,6 +95,22 @@ export class Socket implements Sink, OpenStream {
     } catch (error) {
       this.#fail(error);
     }
+  }
+
+  /** A client's frame of any kind. Bun itself answers pings, also those of who reads nothing. */
+  heard(): void {
+    if (this.#over) {
+      if (this.waitingBytes >= littleBytes) this.#ws?.terminate();
+      return;
+    }
+    const nowMs = this.all.now();
+    if (Math.abs(nowMs - this.#messagesSinceMs) >= messagesMs) {
+      this.#messagesSinceMs = nowMs;
+      this.#messages = 0;
+    }
+    this.#messages += 1;
+    if (this.#messages > messagesMax) this.#endAs("flood");
+    else if (this.waitingBytes > waitingBytesMax) this.#endAs("slow");
   }
 
   /** The client has taken what waited. */

@@ -23,6 +23,8 @@ export class Sockets {
     sendPings: true,
     open: (ws: ServerWebSocket<Socket>) => ws.data.opened(ws),
     message: (ws, data) => ws.data.message(data),
+    ping: (ws) => ws.data.heard(),
+    pong: (ws) => ws.data.heard(),
     drain: (ws) => ws.data.drained(),
     close: (ws) => ws.data.gone(),
   };

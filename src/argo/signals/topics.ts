@@ -6,7 +6,7 @@ import { aheadMessage } from "./message";
 import type { Follower, Tail } from "./sequence";
 
 /** What may wait for a client that does not read; then it is cut off, and may resume. */
-const waitingBytesMax = 768 * 1024;
+export const waitingBytesMax = 768 * 1024;
 /** After so many bytes to each it is looked who does not read. */
 const bytesPerLook = 128 * 1024;
 /** What each of a group is sent in one turn: a commit of thousands of rows must not keep polls waiting. */

@@ -250,6 +250,30 @@ describe("what is not understood", () => {
     await until(() => app.deps.argo.feed.followers === 0, "nothing is left of them");
   });
 
+  test.each([0x89, 0x8a])(
+    "so are pings and pongs (%i), which are answered also for who reads nothing",
+    async (kind) => {
+      const { socket, seen } = await rawSocket();
+      try {
+        const { feed } = app.deps.argo;
+        const others = feed.followers - 1;
+        socket.pause();
+        const frame = Buffer.concat([
+          Buffer.from([kind, 0x80 | 125, 0, 0, 0, 0]),
+          Buffer.alloc(125),
+        ]);
+        socket.write(Buffer.concat(Array<Buffer>(20_000).fill(frame)));
+        await until(() => feed.followers === others, "it is cut off");
+        const closed = new Promise((resolve) => socket.once("close", resolve));
+        socket.resume();
+        await closed;
+        expect(seen().length).toBeLessThan(1024 * 1024);
+      } finally {
+        socket.destroy();
+      }
+    },
+  );
+
   test("who asks for nothing within 5 seconds is closed", async () => {
     await using messages = await opened();
     await using subscribed = await opened();
