@@ -301,7 +301,8 @@ export class Node implements AsyncDisposable {
         this.#pageRows = Math.min(rowsMax, limit * 2);
         return { rows, headId, expiredId, more: rows.length === limit };
       } catch (error) {
-        if (!(error instanceof TooLarge) || limit === 1) throw error;
+        if (!(error instanceof TooLarge)) throw error;
+        if (limit === 1) throw tooLarge(place, error);
         this.#pageRows = Math.ceil(limit / 8);
       }
     }
@@ -360,6 +361,13 @@ const busy = (cause: Error): AppError =>
     retryAfterSeconds: 1,
     cause,
   });
+
+const tooLarge = ({ id }: Place, cause: Error): AppError =>
+  new AppError(
+    "unavailable",
+    `The next signal after ${id} at the libSQL server is too large to be copied. Delete that row.`,
+    { retryAfterSeconds: 30, cause },
+  );
 
 function refused(error: Constraint): Outcome {
   const detail = `The signal table refused the row: ${error.message}.`;

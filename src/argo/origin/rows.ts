@@ -19,11 +19,13 @@ export type OriginRow = {
 
 /**
  * SQL of a value as JSON. SQLite itself would write 15 digits of a number, which is not always the
- * number: of 21 there is one nearest. Text that may be no UTF-8 would end the server's answer.
+ * number: of 21 there is one nearest. Text that may be no UTF-8 would end the server's answer; GLOB
+ * looks no further than to a NUL.
  */
 const json = (value: string): string =>
   `CASE typeof(${value}) WHEN 'null' THEN 'null' WHEN 'integer' THEN ${value}
-   WHEN 'text' THEN CASE WHEN ${value} GLOB '*[^ -~]*' THEN '{"text":"' || hex(${value}) || '"}'
+   WHEN 'text' THEN CASE WHEN ${value} GLOB '*[^ -~]*' OR instr(CAST(${value} AS BLOB), x'00')
+     THEN '{"text":"' || hex(${value}) || '"}'
      ELSE json_quote(${value}) END
    WHEN 'blob' THEN '{"bytes":"' || hex(${value}) || '"}'
    ELSE CASE ${value} WHEN 9e999 THEN '9e999' WHEN -9e999 THEN '-9e999'
@@ -106,7 +108,8 @@ export function mustStand({ origin, id, rowSha256 }: Place, results: ResultSet[]
     );
   }
   const [row] = rowsOf(rows);
-  if (row && markOf(row) !== rowSha256) {
+  // Of an empty copy there is none, and whatever bears the number 0 was never copied.
+  if (row && rowSha256 !== "" && markOf(row) !== rowSha256) {
     throw new Backwards(
       `holds another signal ${id} than the one that was copied: it was restored or changed`,
     );

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { Database } from "bun:sqlite";
+import pino from "pino";
 import { Origin } from "../../../src/argo/origin/origin.ts";
 import type { AppError } from "../../../src/errors.ts";
 import { originCheck } from "../../../src/cli/doctor-origin.ts";
@@ -265,16 +266,19 @@ describe("an engine that writes at the server", () => {
       "CAST(x'ff41' AS TEXT), 'BUY', 1, 1, '2026'",
       "x'c3bc', 'BUY', 9e999, -9e999, '2026'",
       "'caf\u00e9', 'BUY', 'text', x'0102', CAST(x'e9' AS TEXT)",
+      // What looks for such texts looks no further than to a NUL.
+      "CAST(x'4100ff' AS TEXT), 'BUY', 1, 1, CAST(x'00' AS TEXT)",
     ]) {
       await origin.client.execute(insert(values));
     }
     const [id = 0] = await posted(node, fresh());
     await reaches(node, id);
     const rows = await exported(node);
-    expect(rows.map(({ symbol }) => symbol).slice(0, 3)).toEqual([
+    expect(rows.map(({ symbol }) => symbol).slice(0, 4)).toEqual([
       "\ufffdA",
       "\u00fc",
       "caf\u00e9",
+      "A\0\ufffd",
     ]);
     const stored = node.engine
       .query("SELECT entry_price, confidence FROM signals WHERE id = 2")
@@ -292,6 +296,30 @@ describe("an engine that writes at the server", () => {
     await origin.client.execute("DELETE FROM signals");
     await origin.client.execute("UPDATE sqlite_sequence SET seq = 0 WHERE name = 'signals'");
     expect(await posted(node, fresh())).toEqual([1]);
+  });
+
+  test("may use the number 0, which is nobody's place", async () => {
+    await using origin = await sqld();
+    await using node = await openNode(origin);
+    const row = "'A', 'BUY', 1, NULL, NULL, 1, 's', '2026', NULL";
+    await origin.client.execute(`INSERT INTO signals VALUES (0, ${row})`);
+    const [id = 0] = await posted(node, fresh());
+    await reaches(node, id);
+  });
+
+  test("is told which row is too large to be copied, and without it all go on", async () => {
+    const lines: string[] = [];
+    const log = pino({ base: undefined }, { write: (line: string) => lines.push(line) });
+    await using origin = await sqld();
+    await using node = await openNode(origin, { log });
+    await origin.client.execute(insert("zeroblob(4000000), 'BUY', 1, 1, '2026'"));
+    await until(
+      () => lines.some((line) => line.includes("signal after 0 at the libSQL server is too large")),
+      "a line that names it",
+    );
+    await origin.client.execute("DELETE FROM signals");
+    const [id = 0] = await posted(node, fresh());
+    await reaches(node, id);
   });
 
   test("may delete its newest row: nothing is missing at whoever does not copy, either", async () => {
