@@ -50,7 +50,9 @@ export class Origin implements Disposable {
       url: address.url,
       ...(address.token !== null && { authToken: address.token }),
       intMode: "number",
-      fetch: (request: Request) => fetch(request, { signal: AbortSignal.timeout(timeoutMs) }),
+      // What is posted here is told to nobody whom a redirect names.
+      fetch: (request: Request) =>
+        fetch(request, { signal: AbortSignal.timeout(timeoutMs), redirect: "manual" }),
     });
   }
 

@@ -140,6 +140,21 @@ describe("the libSQL server", () => {
   });
 });
 
+test("where a server sends elsewhere, nothing is told there", async () => {
+  await using gate = refusing();
+  for (const status of [301, 307, 308]) {
+    await using sends = Bun.serve({
+      port: 0,
+      hostname: "127.0.0.1",
+      fetch: () => Response.redirect(`${gate.url}/other`, status),
+    });
+    using origin = new Origin({ url: `http://127.0.0.1:${sends.port}`, token: "t" }, 1_000);
+    const error = await origin.read(["SELECT 1"]).catch((thrown: AppError) => thrown);
+    expect(String((error as AppError).cause)).toContain(`${status}`);
+  }
+  expect(gate.asked()).toBe(0);
+});
+
 /** A server that refuses everything, and says what it was told. */
 function refusing(): AsyncDisposable & { url: string; asked: () => number } {
   let asked = 0;
