@@ -218,6 +218,11 @@ describe("the documents", () => {
     }
   });
 
+  test("begin with two that are short: the long forms go to docs/", () => {
+    expect(statSync(join(ROOT, "README.md")).size).toBeLessThan(25_000);
+    expect(statSync(join(ROOT, "ARCHITECTURE.md")).size).toBeLessThan(15_000);
+  });
+
   test("name no directory of one machine", () => {
     const machine = /\/(work|root|home|Users)\/\w|\.\.\/shared|\/tmp\/[a-z]+\/[a-z]/;
     const hits = everything.flatMap((path) =>
