@@ -4,7 +4,7 @@ import type { Config } from "../config";
 import { AppError } from "../errors";
 import { type Quota, type View, viewFrom, viewHeader } from "./entitlement";
 import type { AppEnv, Exchange } from "./exchange";
-import type { Guard, Principal, Scope } from "./guard";
+import { type Guard, mustHaveExport, type Principal, type Scope, viewOfReader } from "./guard";
 import { limitExceeded, type SlidingWindow, type Verdict, windowMs } from "./limit";
 import { addressKey, clientAddress } from "./policy";
 import { asking } from "./rights";
@@ -40,6 +40,22 @@ export class Admission {
   async renew(exchange: Exchange): Promise<void> {
     const principal = await this.again(exchange.request.headers.get("authorization"));
     exchange.principal = principal ?? undefined;
+  }
+
+  /**
+   * Lets in whoever may export. Gives what is to be awaited before each piece is sent: it rejects
+   * once they may not any more, or their plan shows something else.
+   * @throws AppError 403.
+   */
+  exporter(exchange: Exchange): () => Promise<void> {
+    mustHaveExport(exchange);
+    const view = viewOfReader(exchange);
+    return async () => {
+      await this.renew(exchange);
+      mustHaveExport(exchange);
+      if (viewOfReader(exchange) === view) return;
+      throw new AppError("forbidden", "The plan of this account has changed.");
+    };
   }
 
   /**

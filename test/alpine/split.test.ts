@@ -15,6 +15,7 @@ import { Messages } from "../harness/messages.ts";
 import { startServer, tempDir, until } from "../harness/process.ts";
 import { randomNumbers, SEED, tellSeed } from "../harness/seed.ts";
 import { openSplit, type Split } from "./split.ts";
+import { endsWell, lengthen } from "./stalled.ts";
 
 /** An alpine that fetches its signals from an argo elsewhere answers as one process with both does. */
 
@@ -598,6 +599,21 @@ describe("when argo is away", () => {
     expect(logs).toContain("requests refused");
   });
 });
+
+test("an export whose reader is shut out meanwhile breaks off", async () => {
+  lengthen(split.db);
+  const { alpine } = split;
+  const [owner, other] = [await memberOf(alpine, "elite"), await memberOf(alpine, "elite")];
+  const leave = async (): Promise<void> => {
+    await alpine.must(204, "POST", "/api/auth/logout", undefined, owner.access);
+    await until(
+      async () => (await ask(alpine, LATEST, owner.access)).status === 401,
+      "it is known",
+    );
+  };
+  expect(await endsWell(alpine.server.url, owner.access, leave)).toBe(false);
+  expect(await endsWell(alpine.server.url, other.access, () => Bun.sleep(1))).toBe(true);
+}, 60_000);
 
 describe("what it starts with", () => {
   const env = { DATABASE_URL: "postgres://nobody@127.0.0.1:1/none", JWT_SECRET };

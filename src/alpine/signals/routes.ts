@@ -1,6 +1,7 @@
 import { OpenAPIHono } from "@hono/zod-openapi";
 import type { Context } from "hono";
 import { mountPolls, readRoutes } from "../../argo/signals/described";
+import type { Piecewise } from "../../argo/signals/export";
 import type { Live } from "../../argo/signals/live";
 import type { Poll } from "../../argo/signals/poll";
 import type { Config } from "../../config";
@@ -8,7 +9,6 @@ import { AppError } from "../../errors";
 import type { Admission } from "../../http/admit";
 import type { AppEnv } from "../../http/exchange";
 import { hookPath } from "../../http/path";
-import { mustHaveExport } from "../../http/guard";
 import { refuse, strictQuery } from "../../http/validate";
 import { askOf, type RemoteSignals } from "./remote";
 
@@ -39,11 +39,12 @@ export function remoteRoutes({ config, signals, admission, live, polls }: Deps) 
   app.openapi(routes.list, (c) => json(c, `/api/signals${searchOf(c)}`));
 
   app.openapi(routes.exported, async (c) => {
-    mustHaveExport(c.env);
+    const still = admission.exporter(c.env);
     const { since_id: sinceId, min_id: minId } = c.req.valid("query");
     const path = `/api/signals/export?since_id=${sinceId}${minId === undefined ? "" : `&min_id=${minId}`}`;
     const { body, head, gap } = await signals.stream(askOf(path, c.env));
-    const counted = body.pipeThrough(countLines((ids) => c.env.deliver(ids, c.env)));
+    const deliver = (ids: readonly number[]): void => c.env.deliver(ids, c.env);
+    const counted = body.pipeThrough(countLines({ still, deliver }));
     c.env.streamed = true;
     const headers = {
       "Content-Type": "application/x-ndjson",
@@ -76,13 +77,12 @@ export function remoteRoutes({ config, signals, admission, live, polls }: Deps) 
 }
 
 /** Passes NDJSON on as it comes, and tells the ids of the lines that have ended in each piece. */
-function countLines(
-  deliver: (ids: readonly number[]) => void,
-): TransformStream<Uint8Array, Uint8Array> {
+function countLines({ still, deliver }: Piecewise): TransformStream<Uint8Array, Uint8Array> {
   const decoder = new TextDecoder();
   let begun = "";
   return new TransformStream({
-    transform(piece, controller) {
+    async transform(piece, controller) {
+      await still();
       const lines = (begun + decoder.decode(piece, { stream: true })).split("\n");
       begun = lines.pop() ?? "";
       deliver(lines.map((line) => Number(/^\{"id":(-?\d+)/.exec(line)?.[1])));

@@ -5,18 +5,25 @@ import type { Sight } from "./sight";
 /** Up to `gapTo` rows may be missing that were deleted for their age. */
 type Asked = { sinceId: number; untilId: number; sight: Sight; gapTo: number };
 
+/** What is called before each piece of an export is sent. */
+export type Piecewise = {
+  /** Rejects once the reader may not read on: the export breaks off. */
+  still: () => Promise<void>;
+  /** Told the ids of the piece. */
+  deliver: (ids: readonly number[]) => void;
+};
+
 const rowsPerSlice = 500;
 
 /**
  * The rows after `sinceId` up to `untilId` as NDJSON, ascending by id. One slice is read when the
  * client has taken the last: a slow client holds one slice in memory and no read transaction.
  * It breaks off where rows are deleted for their age before it came to them: who asks again is told.
- * @param deliver told the ids of each slice when it is sent.
  */
 export function exportSignals(
   far: FarReader,
   { sinceId, untilId, sight, gapTo: toldTo }: Asked,
-  deliver: (ids: readonly number[]) => void,
+  { still, deliver }: Piecewise,
 ): ReadableStream<Uint8Array> {
   const encoder = new TextEncoder();
   let at: number | null = sinceId;
@@ -29,6 +36,7 @@ export function exportSignals(
           if (gapTo > Math.max(at, toldTo)) {
             throw new AppError("unavailable", `Signals up to ${gapTo} were deleted meanwhile.`);
           }
+          await still();
           at = nextId;
           if (ids.length === 0) continue;
           deliver(ids);

@@ -5,7 +5,7 @@ import type { Config } from "../../config";
 import { AppError } from "../../errors";
 import type { Admission } from "../../http/admit";
 import type { AppEnv } from "../../http/exchange";
-import { mustHaveExport, viewOfReader } from "../../http/guard";
+import { viewOfReader } from "../../http/guard";
 import { asking } from "../../http/rights";
 import { NoQuery } from "../../http/fields";
 import { limitedBody, mustBeJson } from "../../http/json";
@@ -55,7 +55,7 @@ export function signalRoutes({ config, argo, admission, metrics, live, polls }: 
   });
 
   app.openapi(routes.exported, async (c) => {
-    mustHaveExport(c.env);
+    const still = admission.exporter(c.env);
     const { since_id: sinceId, min_id: minId } = c.req.valid("query");
     await reached.mustHave(minId, viewOfReader(c.env), c.req.raw.signal);
     const view = viewOfReader(c.env);
@@ -63,9 +63,9 @@ export function signalRoutes({ config, argo, admission, metrics, live, polls }: 
     const { headId, position: untilId, sight } = await argo.feed.stand(view, sinceId);
     c.env.streamed = true;
     const gapTo = argo.reader.expired();
-    const body = exportSignals(argo.far, { sinceId, untilId, sight, gapTo }, (ids) =>
-      c.env.deliver(ids, c.env),
-    );
+    const deliver = (ids: readonly number[]): void => c.env.deliver(ids, c.env);
+    const asked = { sinceId, untilId, sight, gapTo };
+    const body = exportSignals(argo.far, asked, { still, deliver });
     return c.body(body, 200, {
       "Content-Type": "application/x-ndjson",
       "Signal-Head": String(headId),
