@@ -142,6 +142,25 @@ describe("a node", () => {
     expect(await exported(empty)).toEqual(await exported(old));
   });
 
+  test("with a server that says nothing at its start is ready within seconds", async () => {
+    await using origin = await sqld();
+    await using proxy = await tcpProxy({ port: origin.port });
+    using dir = tempDir();
+    const url = `http://127.0.0.1:${proxy.port}`;
+    {
+      await using node = await openNode({ url }, { dir: dir.path });
+      await posted(node, fresh());
+      await reaches(node, 1);
+    }
+    proxy.blackhole();
+    const env = { LIBSQL_URL: url };
+    await using node = await openApp({ dir: dir.path, fixture: null, env });
+    expect((await node.get("/readyz")).status).toBe(503);
+    const ready = async () => (await node.get("/readyz")).status === 200;
+    await until(ready, "a node that is ready", 6_000);
+    expect(await node.json<unknown[]>("/api/signals/latest")).toHaveLength(1);
+  });
+
   test("is woken by Redis long before it would look", async () => {
     await using origin = await sqld();
     await using cache = await redis();

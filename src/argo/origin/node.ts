@@ -73,6 +73,7 @@ export class Node implements AsyncDisposable {
   #closed = false;
   #pageRows = rowsMax;
   #asked = false;
+  #failed = false;
   #lookedAt = -Infinity;
   #wake: (() => void) | null = null;
   #state: NodeState = {
@@ -101,10 +102,10 @@ export class Node implements AsyncDisposable {
 
   /**
    * There may be something new. Of several processes on one file only one copies, but for what was
-   * committed or is waited for here.
+   * committed or is waited for here. A server that has just failed is not asked again for a rumour.
    */
   readonly wake = (here: boolean): void => {
-    if (!here && !this.#owned) return;
+    if (!here && (!this.#owned || this.#failed)) return;
     this.#asked = true;
     this.#wake?.();
   };
@@ -230,8 +231,10 @@ export class Node implements AsyncDisposable {
         this.#owned ??= ownFile(`${this.path}-tail`);
         if (this.#owned || asked) await this.#tail();
         else if (performance.now() - this.#lookedAt >= idleMs) await this.#look();
+        this.#failed = false;
       } catch (error) {
         if (this.#closed) return;
+        this.#failed = true;
         this.#seen(error);
         restMs = Math.max(restMs, awayMs);
       }

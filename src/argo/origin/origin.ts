@@ -39,6 +39,7 @@ export const copiedSql = copied.map((name) => `"${name}"`).join(", ");
  */
 export class Origin implements Disposable {
   readonly #client: Client;
+  readonly #ending = new AbortController();
   #identity: Promise<Identity> | null = null;
 
   /** @param timeoutMs for each request: who is silent for longer counts as away. */
@@ -51,8 +52,10 @@ export class Origin implements Disposable {
       ...(address.token !== null && { authToken: address.token }),
       intMode: "number",
       // What is posted here is told to nobody whom a redirect names.
-      fetch: (request: Request) =>
-        fetch(request, { signal: AbortSignal.timeout(timeoutMs), redirect: "manual" }),
+      fetch: (request: Request) => {
+        const signal = AbortSignal.any([AbortSignal.timeout(timeoutMs), this.#ending.signal]);
+        return fetch(request, { signal, redirect: "manual" });
+      },
     });
   }
 
@@ -94,7 +97,9 @@ export class Origin implements Disposable {
     return this.#identity;
   }
 
+  /** What is under way is given up. */
   [Symbol.dispose](): void {
+    this.#ending.abort();
     this.#client.close();
   }
 

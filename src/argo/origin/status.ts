@@ -3,14 +3,16 @@ import type { Logger } from "../../platform/log";
 import type { NodeEvent } from "../signals/writer";
 import type { NodeState } from "./node";
 
+/** A server that says nothing for so long at the start is not waited for any longer. */
+const silentMs = 3_000;
+
 /** How this node stands to the libSQL server whose rows it copies, as its writer's thread tells. */
 export class NodeStatus {
   /** Changes after which streams and waiting polls may have something to look at. */
   onRows: (() => void) | null = null;
-  /** True since nothing was missing, or nothing could be had: then what is here is the best there is. */
-  settled = false;
   /** How often nothing was missing. */
   looks = 0;
+  #settled = false;
   #state: NodeState | null = null;
   #currentAt = performance.now();
   #told = "";
@@ -32,10 +34,17 @@ export class NodeStatus {
       this.looks += 1;
       this.#currentAt = performance.now();
     }
-    if (state.current || reason !== null) this.settled = true;
+    if (state.current || reason !== null) this.#settled = true;
     this.#log(reason);
     if (state.rows !== rows || this.whole !== whole) this.onRows?.();
   };
+
+  /** True since nothing was missing, or nothing could be had: then what is here is the best there is. */
+  get settled(): boolean {
+    return (
+      this.#settled || (this.#state === null && performance.now() - this.#currentAt > silentMs)
+    );
+  }
 
   get up(): boolean {
     return this.#state?.up ?? false;

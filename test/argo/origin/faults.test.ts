@@ -140,6 +140,28 @@ describe("the libSQL server", () => {
   });
 });
 
+test("a node waits for no server that says nothing, and asks one that fails no more for rumours", async () => {
+  await using origin = await sqld();
+  await using proxy = await tcpProxy({ port: origin.port });
+  const node = await openNode({ url: `http://127.0.0.1:${proxy.port}` });
+  proxy.cut();
+  await isDegraded(node);
+  const before = proxy.accepted();
+  for (let i = 0; i < 200; i += 1) {
+    node.deps.argo.writer.tail(false);
+    await Bun.sleep(1);
+  }
+  expect(proxy.accepted() - before).toBeLessThan(5);
+  proxy.restore();
+  await isHealthy(node);
+  proxy.blackhole();
+  node.deps.argo.writer.tail(false);
+  await Bun.sleep(50);
+  const begunAt = performance.now();
+  await node[Symbol.asyncDispose]();
+  expect(performance.now() - begunAt).toBeLessThan(1_000);
+});
+
 test("where a server sends elsewhere, nothing is told there", async () => {
   await using gate = refusing();
   for (const status of [301, 307, 308]) {
