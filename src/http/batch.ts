@@ -7,11 +7,18 @@ import { strictJson } from "./json";
 import { json, jsonBody, problems } from "./openapi";
 import { batchPath, pathOf } from "./path";
 import { problem } from "./respond";
+import { streamOf } from "./stream";
 import { fieldErrors, namesOf, refuse, strictQuery } from "./validate";
 
 const requestsMax = 20;
 /** Of all bodies together. */
 const bytesMax = 8 * 1024 * 1024;
+/** A longer answer is made while it is sent. */
+const wholeBytesMax = 256 * 1024;
+/** Of all batches of the process; while they hold more, each asks for the next part when the last was taken. */
+const heldBytesMax = 16 * 1024 * 1024;
+/** What a part counts for until it is there. */
+const awaitedBytes = 256 * 1024;
 /** Requests inside a batch are nobody's that a name could lead to: who asks stands in the headers. */
 const base = "http://batch";
 /** What has no end, or is no read, or may be far larger than a batch. */
@@ -26,6 +33,8 @@ const shown = [
   "RateLimit-Policy",
   "Retry-After",
 ];
+/** Bytes of parts that are awaited or were not taken yet. */
+let heldBytes = 0;
 /** When the batch that came last has begun. */
 let begun = Promise.resolve();
 
@@ -132,25 +141,81 @@ export function batchRoutes(fetch: Fetch) {
     for (const name of own) inherited.delete(name);
     inherited.set("X-Request-Id", c.env.requestId);
     await turn();
-    const parts = requests.map(({ url, headers }) => {
+    const pieces = piecesOf(requests.length, (at) => {
+      const { url, headers } = requests[at] ?? { url: "" };
       const etag = headers?.["If-None-Match"];
       const given = etag === undefined ? inherited : withEtag(inherited, etag);
       return ask(fetch, new Request(base + url, { headers: given }), c.env);
     });
-    const fitting = { bytesLeft: bytesMax };
-    // One text that is put together once, when it is sent.
     let told = "";
-    // One after the other: what fits is decided in their order.
-    for (const part of parts) {
-      const answer = await tell(await part, fitting);
-      told += told === "" ? answer : `,${answer}`;
+    while (told.length <= wholeBytesMax) {
+      const { done, value } = await pieces.next();
+      if (done) return c.body(told, 200, asJson) as never;
+      told += value;
     }
-    return c.body(`{"responses":[${told}]}`, 200, {
-      "Content-Type": "application/json",
-    }) as never;
+    c.env.streamed = true;
+    return c.body(streamOf(pieces, told), 200, asJson) as never;
   });
 
   return app;
+}
+
+const asJson = { "Content-Type": "application/json" };
+
+/**
+ * The text of an answer, part by part in their order. All are asked for at once while there is room,
+ * so that one wait is enough for all of them; without room each when the last was taken. Of answers
+ * that are made while they are sent one part is told in each turn of the event loop.
+ */
+async function* piecesOf(
+  parts: number,
+  askFor: (at: number) => Promise<Part>,
+): AsyncGenerator<string> {
+  const fitting = { bytesLeft: bytesMax };
+  const held: Held[] = [];
+  try {
+    for (let [asked, told] = [0, 0]; told < parts; told += 1) {
+      if (bytesMax - fitting.bytesLeft > wholeBytesMax) await turn();
+      while (asked < parts && (held.length === 0 || heldBytes < heldBytesMax)) {
+        held.push(hold(askFor(asked)));
+        asked += 1;
+      }
+      const one = held[0];
+      if (!one) break;
+      // One after the other: what fits is decided in their order.
+      yield (told === 0 ? '{"responses":[' : ",") + (await tell(await one.part, fitting));
+      one.release();
+      held.shift();
+    }
+    yield "]}";
+  } finally {
+    for (const one of held) one.release();
+  }
+}
+
+type Held = { part: Promise<Part>; release: () => void };
+
+/** Counts a part for as long as it is held, or on its way. */
+function hold(part: Promise<Part>): Held {
+  let [bytes, there, released] = [awaitedBytes, false, false];
+  heldBytes += bytes;
+  const weigh = (now: number): void => {
+    heldBytes += now - bytes;
+    bytes = now;
+  };
+  const come = (length: number): void => {
+    there = true;
+    weigh(released ? 0 : length);
+  };
+  part.then(
+    ({ text }) => come(text?.length ?? 0),
+    () => come(0),
+  );
+  const release = (): void => {
+    released = true;
+    if (there) weigh(0);
+  };
+  return { part, release };
 }
 
 function withEtag(headers: Headers, etag: string): Headers {

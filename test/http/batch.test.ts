@@ -12,6 +12,7 @@ import {
   SERVICE_TOKEN,
   WRITE_TOKEN,
 } from "../harness/app.ts";
+import { until } from "../harness/process.ts";
 
 type Part = { status: number; headers: Record<string, string>; body: unknown };
 type Asked = string | { url: string; headers?: Record<string, string>; method?: string };
@@ -262,6 +263,77 @@ test("of batches that come at once one begins in each turn of the event loop, so
   counting = false;
   expect(begun).toHaveLength(20);
   expect(new Set(begun).size).toBe(10);
+});
+
+describe("what batches hold in memory is bounded", () => {
+  const PARTS = 20;
+  const text = JSON.stringify("x".repeat(400_000));
+  let asked = 0;
+  const routes = batchRoutes(() => {
+    asked += 1;
+    return new Response(text, { headers: { "Content-Type": "application/json" } });
+  });
+  const body = JSON.stringify(bodyOf(Array.from({ length: PARTS }, () => LATEST)));
+  const serve = (request: Request) => {
+    const env = {
+      request,
+      carrier: request,
+      requestId: "r",
+      server: null,
+      deliver: () => undefined,
+    };
+    return routes.fetch(request, env as unknown as Exchange);
+  };
+  /** How many parts the next batch asks for before anything of it is read. */
+  async function askedByNext(): Promise<number> {
+    const before = asked;
+    const response = await serve(requestOf(body));
+    const count = asked - before;
+    await response.body?.cancel();
+    return count;
+  }
+
+  test("of those that are not read a part each is asked for, and all parts of who reads come", async () => {
+    expect(await askedByNext()).toBe(PARTS);
+    asked = 0;
+    const unread = await Promise.all(Array.from({ length: 60 }, () => serve(requestOf(body))));
+    // 42 fill the 16 MiB; how many of those under way come to more is not known before.
+    expect(asked).toBeWithin(60, 60 + 42 + 2 * PARTS);
+    expect(await askedByNext()).toBe(1);
+    const whole = (await unread.pop()?.json()) as { responses: Part[] };
+    expect(whole.responses).toEqual(
+      Array.from({ length: PARTS }, () => ({
+        status: 200,
+        headers: { "Content-Type": "application/json" },
+        body: JSON.parse(text),
+      })),
+    );
+    for (const response of unread) await response.body?.cancel();
+    expect(await askedByNext()).toBe(PARTS);
+  });
+
+  test("what was held for those who hang up is given back", async () => {
+    using server = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: serve });
+    const head = `POST /api/batch HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n`;
+    let begun = 0;
+    const connect = () =>
+      Bun.connect({
+        hostname: "127.0.0.1",
+        port: server.port ?? 0,
+        socket: {
+          open: (socket) => void socket.write(head + body),
+          data: (socket) => {
+            socket.pause();
+            begun += 1;
+          },
+        },
+      });
+    const sockets = await Promise.all(Array.from({ length: 50 }, connect));
+    await until(() => begun === sockets.length, "all have begun");
+    await until(async () => (await askedByNext()) === 1, "nobody takes anything any more");
+    for (const socket of sockets) socket.terminate();
+    await until(async () => (await askedByNext()) === PARTS, "the room is given back");
+  });
 });
 
 describe("what a batch cannot hold is 422 and names the request", () => {
