@@ -5,14 +5,47 @@ import type { AppEnv } from "./exchange";
 
 const smallBytesMax = 64 * 1024;
 
-/** Refuses bodies above a size, however they come. */
-export const limitedBody = (bytesMax: number): MiddlewareHandler<AppEnv> =>
-  bodyLimit({
+/** Refuses bodies above a size, however they come; and for now those that a room has no place for. */
+export function limitedBody(bytesMax: number, room?: Room): MiddlewareHandler<AppEnv> {
+  const limit = bodyLimit({
     maxSize: bytesMax,
     onError: () => {
       throw new AppError("payload_too_large", `The body is larger than ${bytesMax / 1024} KiB.`);
     },
   });
+  if (!room) return limit;
+  return async function roomy(c, next) {
+    const announced = Number(c.req.raw.headers.get("content-length"));
+    const leave = room.enter(announced > 0 ? Math.min(announced, bytesMax) : bytesMax);
+    try {
+      return await limit(c, next);
+    } finally {
+      leave();
+    }
+  };
+}
+
+/**
+ * What bodies that are received or worked on may hold in memory together. Each counts as long as it
+ * says it is, before anything of it has come.
+ */
+export class Room {
+  #bytes = 0;
+
+  constructor(private readonly bytesMax: number) {}
+
+  /** @throws AppError 503 while there is no room; whoever comes alone has it. */
+  enter(bytes: number): () => void {
+    if (this.#bytes > 0 && this.#bytes + bytes > this.bytesMax) {
+      throw new AppError(
+        "unavailable",
+        "Too much is being posted. Nothing was written: try again.",
+      );
+    }
+    this.#bytes += bytes;
+    return () => void (this.#bytes -= bytes);
+  }
+}
 
 /**
  * Before the validator of a small JSON body: refuses what it would read leniently. 415 for another

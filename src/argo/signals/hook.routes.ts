@@ -2,7 +2,7 @@ import { createRoute, OpenAPIHono } from "@hono/zod-openapi";
 import { AppError } from "../../errors";
 import type { Admission } from "../../http/admit";
 import type { AppEnv } from "../../http/exchange";
-import { limitedBody, mustBePlain } from "../../http/json";
+import { limitedBody, mustBePlain, type Room } from "../../http/json";
 import { json, problems } from "../../http/openapi";
 import { hookPath } from "../../http/path";
 import { parseQuery, refuse } from "../../http/validate";
@@ -17,10 +17,16 @@ const bodyBytesMax = 64 * 1024;
 const answerMs = 800;
 const comeBackSeconds = 5;
 
-type Deps = { writer: SignalWriter; admission: Admission; metrics: Metrics };
+type Deps = {
+  writer: SignalWriter;
+  admission: Admission;
+  metrics: Metrics;
+  /** For the bodies of all who write. */
+  room: Room;
+};
 
 /** Where systems write signals that can do no more than post a text to an address. */
-export function hookRoutes({ writer, admission, metrics }: Deps) {
+export function hookRoutes({ writer, admission, metrics, room }: Deps) {
   const app = new OpenAPIHono<AppEnv>({ defaultHook: (result) => refuse(result) });
   const written = metrics.ingested.of({ outcome: "written" });
   const duplicates = metrics.ingested.of({ outcome: "duplicate" });
@@ -55,7 +61,7 @@ export function hookRoutes({ writer, admission, metrics }: Deps) {
       }
       await next();
     },
-    limitedBody(bodyBytesMax),
+    limitedBody(bodyBytesMax, room),
     async (c) => {
       const { url } = c.req;
       const at = url.indexOf("?");

@@ -8,7 +8,7 @@ import type { AppEnv } from "../../http/exchange";
 import { viewOfReader } from "../../http/guard";
 import { asking } from "../../http/rights";
 import { NoQuery } from "../../http/fields";
-import { limitedBody, mustBeJson } from "../../http/json";
+import { limitedBody, mustBeJson, Room } from "../../http/json";
 import { problems } from "../../http/openapi";
 import { refuse, strictQuery } from "../../http/validate";
 import type { Metrics } from "../../platform/metrics";
@@ -22,6 +22,8 @@ import type { Poll } from "./poll";
 import { Accepted, SignalIn, SIGNALS_PER_POST_MAX } from "./schema";
 
 const bodyBytesMax = 1024 * 1024;
+/** Of all posts under way. */
+const bodiesBytesMax = 64 * 1024 * 1024;
 
 type Deps = {
   config: Config;
@@ -40,6 +42,7 @@ export function signalRoutes({ config, argo, admission, metrics, live, polls }: 
   const routes = readRoutes(config, [admission.readers(), strictQuery]);
 
   const { reached, views } = argo;
+  const room = new Room(bodiesBytesMax);
 
   mountPolls(app, routes, polls);
   live.mount(app, routes);
@@ -141,7 +144,7 @@ export function signalRoutes({ config, argo, admission, metrics, live, polls }: 
     }),
     strictQuery,
     zValidator("query", NoQuery, (result) => refuse(result)),
-    limitedBody(bodyBytesMax),
+    limitedBody(bodyBytesMax, room),
     async (c) => {
       mustBeJson(c.req.header("content-type"), c.req.header("content-encoding"));
       const body = new Uint8Array(await c.req.arrayBuffer());
@@ -155,7 +158,7 @@ export function signalRoutes({ config, argo, admission, metrics, live, polls }: 
     },
   );
 
-  app.route("/", hookRoutes({ writer: argo.writer, admission, metrics }));
+  app.route("/", hookRoutes({ writer: argo.writer, admission, metrics, room }));
 
   return app;
 }

@@ -13,7 +13,7 @@ import {
   WRITE_TOKEN,
   type App,
 } from "../../harness/app.ts";
-import { startServer } from "../../harness/process.ts";
+import { startServer, until } from "../../harness/process.ts";
 import { seeded } from "../../harness/seed.ts";
 
 interface Written {
@@ -878,5 +878,62 @@ describe("many posts in one commit", () => {
     app.engine.run("DELETE FROM signals");
     const [second] = await written(await app.post(signal()));
     expect(second).toEqual({ id: 2, sha256: first?.sha256 ?? "", duplicate: false });
+  });
+});
+
+describe("bodies that are on their way", () => {
+  const HEAD = `Host: localhost\r\nContent-Type: application/json\r\n`;
+  const AUTHORIZED = `POST /api/signals HTTP/1.1\r\n${HEAD}Authorization: Bearer ${WRITE_TOKEN}\r\n`;
+  const HOOK = `POST /api/hooks/${WRITE_TOKEN}?template=signal HTTP/1.1\r\n${HEAD}`;
+  const CHUNKED = "Transfer-Encoding: chunked\r\n";
+  const SLOTS = 64;
+
+  test("have 64 MiB together: past that 503 until one is gone, and who comes alone has room", async () => {
+    await using app = await openApp({ fixture: null });
+    const url = new URL(app.listen());
+    let answered = 0;
+    const begin = (head: string) =>
+      Bun.connect({
+        hostname: url.hostname,
+        port: Number(url.port),
+        socket: {
+          open: (socket) => void socket.write(`${head}\r\n`),
+          data: () => void (answered += 1),
+        },
+      });
+    const post = (path: string, at: number, padding = 0) =>
+      fetch(new URL(path, url), {
+        method: "POST",
+        headers: { Authorization: `Bearer ${WRITE_TOKEN}`, "Content-Type": "application/json" },
+        body: JSON.stringify(signal({ symbol: `S${at}` })) + " ".repeat(padding),
+      });
+    // A body of a length that is not said may be as long as is permitted.
+    const whole = [`${AUTHORIZED}Content-Length: ${1024 * 1024}\r\n`, AUTHORIZED + CHUNKED];
+    const sockets = await Promise.all(
+      Array.from({ length: SLOTS - 1 }, (_, i) => begin(whole[i % 2] ?? "")),
+    );
+    sockets.push(await begin(`${AUTHORIZED}Content-Length: ${1024 * 1024 - 64 * 1024}\r\n`));
+    sockets.push(await begin(`${HOOK}Content-Length: ${64 * 1024}\r\n`));
+    await until(async () => (await post("/api/signals", 0)).status === 503, "it is full");
+    for (const path of ["/api/signals", `/api/hooks/${WRITE_TOKEN}?template=signal`]) {
+      const refused = await post(path, 1);
+      expect([refused.status, refused.headers.get("retry-after")]).toEqual([503, "1"]);
+      expect((await problemOf(refused)).detail).toContain("Nothing was written");
+    }
+    // Who may not write takes no room, and is told so.
+    const stranger = await fetch(new URL("/api/signals", url), { method: "POST", body: "{}" });
+    expect(stranger.status).toBe(401);
+    expect((await fetch(new URL("/api/signals/latest", url))).status).toBe(200);
+    const rows = count(app);
+    sockets.pop()?.terminate();
+    await until(async () => (await post("/api/signals", 2)).status === 201, "there is room again");
+    expect(count(app)).toBe(rows + 1);
+    for (const socket of sockets) socket.terminate();
+    await until(async () => {
+      const posts = Array.from({ length: 8 }, (_, i) => post("/api/signals", i, 1_048_000));
+      const statuses = (await Promise.all(posts)).map(({ status }) => status);
+      return statuses.every((status) => status === 201);
+    }, "what the others held is given back");
+    expect(answered).toBe(0);
   });
 });
