@@ -7105,7 +7105,7 @@ export interface paths {
           /** @description Strategy */
           strategy?: string;
           min_confidence?: number;
-          /** @description With an If-None-Match that matches: seconds to wait for something that is shown to change. */
+          /** @description With an If-None-Match that matches: seconds to wait for something that is shown to change. Where too many wait it is answered at once. */
           wait?: number;
           /** @description An id that the answer must know of, such as the Signal-Head that a post was answered with: waited for up to 2 s, then 503. It may come from another node. */
           min_id?: number;
@@ -7213,7 +7213,7 @@ export interface paths {
           /** @description Up to and including 1 a fraction of one (0.95 is 95 percent), above it percent. */
           min_confidence?: number;
           action?: "BUY" | "SELL" | "HOLD";
-          /** @description With an If-None-Match that matches: seconds to wait for something that is shown to change. */
+          /** @description With an If-None-Match that matches: seconds to wait for something that is shown to change. Where too many wait it is answered at once. */
           wait?: number;
           /** @description An id that the answer must know of, such as the Signal-Head that a post was answered with: waited for up to 2 s, then 503. It may come from another node. */
           min_id?: number;
@@ -7875,7 +7875,10 @@ export interface paths {
     /** One signal by its hash */
     get: {
       parameters: {
-        query?: never;
+        query?: {
+          /** @description An id that the answer must know of, such as the Signal-Head that a post was answered with: waited for up to 2 s, then 503. It may come from another node. */
+          min_id?: number;
+        };
         header?: never;
         path: {
           sha256: string;
@@ -7967,7 +7970,10 @@ export interface paths {
     /** One signal by its id */
     get: {
       parameters: {
-        query?: never;
+        query?: {
+          /** @description An id that the answer must know of, such as the Signal-Head that a post was answered with: waited for up to 2 s, then 503. It may come from another node. */
+          min_id?: number;
+        };
         header?: never;
         path: {
           id: number;

@@ -228,13 +228,17 @@ describe("it answers as one process does", () => {
   });
 
   test("no older than the id that a client knows of, by min_id", async () => {
+    const { body } = await ask(split.alpine, "/api/signals/1", READ_TOKEN);
+    const { sha256 } = JSON.parse(body) as { sha256: string };
     const paths = [LATEST, "/api/signals", "/api/stats", "/api/signals/export"];
-    const ask = (path: string, minId: number): Promise<Response> =>
+    paths.push("/api/signals/1", `/api/signals/hash/${sha256}`);
+    const askFor = (path: string, minId: number): Promise<Response> =>
       split.alpine.call("GET", `${path}?min_id=${minId}`, undefined, READ_TOKEN);
     for (const path of paths) {
-      const here = await ask(path, 1);
+      const here = await askFor(path, 1);
       await here.arrayBuffer();
-      expect(`${path} ${here.status} ${(await ask(path, 999_999)).status}`).toBe(`${path} 200 503`);
+      const { status } = await askFor(path, 999_999);
+      expect(`${path} ${here.status} ${status}`).toBe(`${path} 200 503`);
     }
   });
 

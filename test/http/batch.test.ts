@@ -65,10 +65,12 @@ describe("each answer is the one that it would be by itself", () => {
       "/api/signals/l%61test?limit=1",
       "/api/signals?cursor=nonsense",
       `/api/signals/hash/${"0".repeat(64)}`,
+      "/api/signals/7?min_id=7",
+      "/api/signals/7?min_id=99999999",
     ];
     const parts = await batch(app, urls);
     expect(parts.map(({ status }) => status)).toEqual([
-      200, 200, 200, 404, 400, 200, 404, 403, 200, 200, 200, 400, 404,
+      200, 200, 200, 404, 400, 200, 404, 403, 200, 200, 200, 400, 404, 200, 503,
     ]);
     for (const [i, url] of urls.entries()) {
       const alone = await app.get(url, reader);

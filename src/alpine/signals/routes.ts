@@ -10,7 +10,7 @@ import type { Admission } from "../../http/admit";
 import type { AppEnv } from "../../http/exchange";
 import { hookPath } from "../../http/path";
 import { refuse, strictQuery } from "../../http/validate";
-import { askOf, type RemoteSignals } from "./remote";
+import { type Ask, askOf, type RemoteSignals } from "./remote";
 
 type Deps = {
   config: Config;
@@ -26,8 +26,9 @@ export function remoteRoutes({ config, signals, admission, live, polls }: Deps) 
   const routes = readRoutes(config, [admission.readers(), strictQuery]);
 
   // Paths are written anew of what was checked, so that no other one is ever asked for over there.
+  const ask = (c: Context<AppEnv>, path: string): Ask => askOf(path + searchOf(c), c.env);
   const json = async (c: Context<AppEnv>, path: string): Promise<never> => {
-    const { body, ids } = await signals.json(askOf(path, c.env));
+    const { body, ids } = await signals.json(ask(c, path));
     c.env.deliver(ids, c.env);
     return c.body(body ?? "", 200, { "Content-Type": "application/json" }) as never;
   };
@@ -36,13 +37,11 @@ export function remoteRoutes({ config, signals, admission, live, polls }: Deps) 
 
   live.mount(app, routes);
 
-  app.openapi(routes.list, (c) => json(c, `/api/signals${searchOf(c)}`));
+  app.openapi(routes.list, (c) => json(c, "/api/signals"));
 
   app.openapi(routes.exported, async (c) => {
     const still = admission.exporter(c.env);
-    const { since_id: sinceId, min_id: minId } = c.req.valid("query");
-    const path = `/api/signals/export?since_id=${sinceId}${minId === undefined ? "" : `&min_id=${minId}`}`;
-    const { body, head, gap } = await signals.stream(askOf(path, c.env));
+    const { body, head, gap } = await signals.stream(ask(c, "/api/signals/export"));
     const deliver = (ids: readonly number[]): void => c.env.deliver(ids, c.env);
     const counted = body.pipeThrough(countLines({ still, deliver }));
     c.env.streamed = true;
@@ -58,10 +57,7 @@ export function remoteRoutes({ config, signals, admission, live, polls }: Deps) 
 
   app.openapi(routes.byId, (c) => json(c, `/api/signals/${c.req.valid("param").id}`));
 
-  app.openapi(routes.stats, (c) => {
-    const { min_id: minId } = c.req.valid("query");
-    return json(c, `/api/stats${minId === undefined ? "" : `?min_id=${minId}`}`);
-  });
+  app.openapi(routes.stats, (c) => json(c, "/api/stats"));
 
   app.post("/api/signals", () => {
     throw new AppError("method_not_allowed", "Signals are posted to argo, not to this server.", {

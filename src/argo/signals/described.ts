@@ -10,6 +10,7 @@ import {
   ExportQuery,
   HashParam,
   IdParam,
+  KnownQuery,
   latestQuery,
   listQuery,
   ReceivedSignalOut,
@@ -20,7 +21,6 @@ import {
   StreamQuery,
   subscribedQuery,
   minId,
-  StatsQuery,
   Ticket,
   waitSeconds,
 } from "./schema";
@@ -170,7 +170,7 @@ export function readRoutes({ pageSizeMax }: Config, read: MiddlewareHandler<AppE
     tags: ["signals"],
     summary: "One signal by its hash",
     middleware: read,
-    request: { params: HashParam, query: NoQuery },
+    request: { params: HashParam, query: KnownQuery },
     responses: {
       200: {
         description: "The newest signal with this hash",
@@ -187,7 +187,7 @@ export function readRoutes({ pageSizeMax }: Config, read: MiddlewareHandler<AppE
     tags: ["signals"],
     summary: "One signal by its id",
     middleware: read,
-    request: { params: IdParam, query: NoQuery },
+    request: { params: IdParam, query: KnownQuery },
     responses: {
       200: {
         description: "The signal",
@@ -204,7 +204,7 @@ export function readRoutes({ pageSizeMax }: Config, read: MiddlewareHandler<AppE
     tags: ["signals"],
     summary: "Signals counted by symbol, strategy, action and day",
     middleware: read,
-    request: { query: StatsQuery },
+    request: { query: KnownQuery },
     responses: {
       200: { description: "Counts", content: { "application/json": { schema: Stats } } },
       ...limitedProblems,

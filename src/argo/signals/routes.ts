@@ -44,12 +44,19 @@ export function signalRoutes({ config, argo, admission, metrics, live, polls }: 
   const { reached, views } = argo;
   const room = new Room(bodiesBytesMax);
 
+  /** Whoever was shut out while they waited is not answered, and who sees less now is shown less. */
+  const mustHave = async (c: Context<AppEnv>, minId: number | undefined): Promise<void> => {
+    if (minId === undefined) return;
+    await reached.mustHave(minId, viewOfReader(c.env), c.req.raw.signal);
+    await admission.renew(c.env);
+  };
+
   mountPolls(app, routes, polls);
   live.mount(app, routes);
 
   app.openapi(routes.list, async (c) => {
     const { min_id: minId, ...query } = c.req.valid("query");
-    await reached.mustHave(minId, viewOfReader(c.env), c.req.raw.signal);
+    await mustHave(c, minId);
     const horizon = views.current(viewOfReader(c.env));
     const page = await listSignals(query, horizon, argo.far, argo.cursors);
     const ids = page.signals.map(({ id }) => id);
@@ -60,7 +67,7 @@ export function signalRoutes({ config, argo, admission, metrics, live, polls }: 
   app.openapi(routes.exported, async (c) => {
     const still = admission.exporter(c.env);
     const { since_id: sinceId, min_id: minId } = c.req.valid("query");
-    await reached.mustHave(minId, viewOfReader(c.env), c.req.raw.signal);
+    await mustHave(c, minId);
     const view = viewOfReader(c.env);
     // As far as streams: what is above a row that is still withheld waits for it.
     const { headId, position: untilId, sight } = await argo.feed.stand(view, sinceId);
@@ -77,6 +84,7 @@ export function signalRoutes({ config, argo, admission, metrics, live, polls }: 
   });
 
   app.openapi(routes.byHash, async (c) => {
+    await mustHave(c, c.req.valid("query").min_id);
     const { sha256 } = c.req.valid("param");
     const { sight } = views.current(viewOfReader(c.env));
     const signal = found(await argo.far.byHash(sha256, sight), `No signal has the hash ${sha256}.`);
@@ -84,7 +92,8 @@ export function signalRoutes({ config, argo, admission, metrics, live, polls }: 
     return c.json(signal, 200);
   });
 
-  app.openapi(routes.byId, (c) => {
+  app.openapi(routes.byId, async (c) => {
+    await mustHave(c, c.req.valid("query").min_id);
     const { id } = c.req.valid("param");
     const { sight } = views.current(viewOfReader(c.env));
     const signal = found(argo.reader.byId(id, sight), `There is no signal ${id}.`);
@@ -93,7 +102,7 @@ export function signalRoutes({ config, argo, admission, metrics, live, polls }: 
   });
 
   app.openapi(routes.stats, async (c) => {
-    await reached.mustHave(c.req.valid("query").min_id, viewOfReader(c.env), c.req.raw.signal);
+    await mustHave(c, c.req.valid("query").min_id);
     const json = await argo.stats.current(viewOfReader(c.env));
     return c.body(json, 200, { "Content-Type": "application/json" }) as never;
   });

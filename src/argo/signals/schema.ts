@@ -147,16 +147,15 @@ export const minId = idText(0).openapi({
   description:
     "An id that the answer must know of, such as the Signal-Head that a post was answered with: waited for up to 2 s, then 503. It may come from another node.",
 });
-export const ExportQuery = z.strictObject({
-  since_id: idText(0).default(0),
-  min_id: minId.optional(),
-});
-export const StatsQuery = z.strictObject({ min_id: minId.optional() });
+const known = { min_id: minId.optional() };
+/** Of reads that take nothing else. */
+export const KnownQuery = z.strictObject(known);
+export const ExportQuery = z.strictObject({ since_id: idText(0).default(0), ...known });
 
 /** How long a poll may wait for a change, seconds. */
 export const waitSeconds = whole(0, 60).openapi({
   description:
-    "With an If-None-Match that matches: seconds to wait for something that is shown to change.",
+    "With an If-None-Match that matches: seconds to wait for something that is shown to change. Where too many wait it is answered at once.",
   example: 25,
 });
 

@@ -220,8 +220,15 @@ describe("signals at a libSQL server", () => {
     for (let i = 0; i < 10; i += 1) {
       const response = await one.post(fresh({ symbol: `OWN${i}` }));
       const head = response.headers.get("signal-head");
-      const { signals } = (await response.json()) as { signals: { id: number }[] };
+      const { signals } = (await response.json()) as {
+        signals: { id: number; sha256: string }[];
+      };
       expect(head).toBe(String(signals[0]?.id));
+      const single = [`/api/signals/${head}`, `/api/signals/hash/${signals[0]?.sha256}`];
+      const [byId, byHash] = await Promise.all(
+        single.map((path) => two.json<{ id: number }>(`${path}?min_id=${head}`)),
+      );
+      expect([byId?.id, byHash?.id]).toEqual([Number(head), Number(head)]);
       for (const path of ["/latest?", "?", "/latest?wait=0&"]) {
         const answer = await two.get(`/api/signals${path}limit=1&symbol=OWN${i}&min_id=${head}`);
         expect(await answer.text()).toContain(`"id":${head}`);
@@ -239,6 +246,9 @@ describe("signals at a libSQL server", () => {
     expect(late.status).toBe(503);
     expect(late.headers.get("retry-after")).toBe("1");
     expect(await fieldsOf(await two.get("/api/signals/latest?min_id=-1"))).toEqual(["min_id"]);
-    expect(await fieldsOf(await two.get("/api/signals?min_id=x"))).toEqual(["min_id"]);
+    for (const path of ["", "/1", `/hash/${"0".repeat(64)}`]) {
+      expect((await two.get(`/api/signals${path}?min_id=999999`)).status).toBe(503);
+      expect(await fieldsOf(await two.get(`/api/signals${path}?min_id=x`))).toEqual(["min_id"]);
+    }
   });
 });

@@ -127,14 +127,21 @@ test("tells a delayed plan when a signal falls due, and of premium ones nothing"
 
 test("min_id tells nothing of what a plan does not show", async () => {
   const id = add(app.engine, "SPX", 50);
+  type Row = { sha256: string; confidence: number };
+  const rows = await app.json<Row[]>(`${LATEST}?limit=500`, reader);
+  const old = rows.find(({ sha256, confidence }) => sha256 !== "" && confidence < 95);
+  const paths = [LATEST, "/api/signals", "/api/stats", "/api/signals/export"];
+  paths.push(`/api/signals/hash/${old?.sha256}`, `/api/signals/${id}`);
   const ask = (headers: Record<string, string>, minId: number) =>
     Promise.all(
-      [LATEST, "/api/signals", "/api/stats", "/api/signals/export"].map(async (path) => {
+      paths.map(async (path) => {
         const answer = await app.get(`${path}?min_id=${minId}`, headers);
         return [answer.status, await answer.text()];
       }),
     );
-  expect(await ask(starter, id + 1)).toEqual(await ask(starter, id));
+  const shown = await ask(starter, id);
+  expect(await ask(starter, id + 1)).toEqual(shown);
+  expect(shown.map(([status]) => status)).toEqual([200, 200, 200, 200, 200, 404]);
   for (const [status] of await ask(reader, id)) expect(status).toBe(200);
   for (const [status] of await ask(reader, id + 1)) expect(status).toBe(503);
 });
