@@ -62,7 +62,9 @@ def frame(argo):
     table = to_dataframe(argo.export())
     tell(rows=len(table), dtypes={name: str(kind) for name, kind in table.dtypes.items()})
     tell(newest=int(table.index[-1]), year=int(table["timestamp"].iloc[-1].year))
-    tell(none=len(to_dataframe([])))
+    none = to_dataframe([])
+    alike = none.dtypes.equals(table.dtypes) and none.index.dtype == table.index.dtype
+    tell(none=len(none), alike=alike)
 
 
 with Client(url, token, **options) as client:

@@ -20,13 +20,16 @@ test.skipIf(typeof start === "string")(
       rows: 50,
       dtypes: {
         confidence: "float64",
-        timestamp: "datetime64[ns, UTC]",
-        received_at: "datetime64[ns, UTC]",
+        // All of them whole numbers, or none of them there.
+        entry_price: "float64",
+        stop_loss: "float64",
+        timestamp: "datetime64[us, UTC]",
+        received_at: "datetime64[us, UTC]",
         supersedes: "Int64",
       },
     });
     expect(newest).toEqual({ newest: 50, year: 2026 });
-    expect(none).toEqual({ none: 0 });
+    expect(none).toEqual({ none: 0, alike: true });
   },
   120_000,
 );
