@@ -26,7 +26,10 @@ export class ArgoError extends Error {
   /** @param body what came with the answer: a problem document, or what a proxy made up. */
   static of({ status, statusText, headers }: AnswerHead, body: unknown): ArgoError {
     const problem = typeof body === "object" && body !== null ? (body as Partial<Problem>) : {};
-    const { code = "http", detail = statusText, errors = [] } = problem;
+    const location = headers.get("Location");
+    // Browsers tell no more of a redirection than a status of 0.
+    const elsewhere = status === 0 ? "leads elsewhere" : location && `leads to ${location}`;
+    const { code = "http", detail = elsewhere ?? statusText, errors = [] } = problem;
     const requestId = headers.get("X-Request-Id");
     return new ArgoError(status, code, detail, errors, retryAfter(headers), requestId);
   }

@@ -67,7 +67,8 @@ export class Polls {
     const response = await this.transport.send(request, { ...options, repeatable: true });
     const body = await json(response);
     if (!response.ok) throw ArgoError.of(response, body);
-    const { responses } = body as components["schemas"]["BatchOut"];
+    const { responses } = (body ?? {}) as Partial<components["schemas"]["BatchOut"]>;
+    if (!Array.isArray(responses)) throw new Error("The batch was answered by something else.");
     const answers = asked.map(({ query, known }, i) => {
       const { status = 0, headers, body } = responses[i] ?? {};
       const head = { status, statusText: "", headers: new Headers(headers) };

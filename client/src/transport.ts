@@ -128,8 +128,8 @@ export class Transport {
     const secret = typeof token === "function" ? await token() : token;
     const sent = new Request(request, {
       signal: AbortSignal.any([request.signal, signal]),
-      // A token is meant for one place.
-      redirect: "error",
+      // A token is meant for one place: what leads elsewhere is an answer that refuses.
+      redirect: "manual",
     });
     if (secret !== undefined) sent.headers.set("Authorization", `Bearer ${secret}`);
     return fetch(sent);
@@ -181,6 +181,8 @@ export async function json(response: Response): Promise<unknown> {
 /** Reads the body, so that one that breaks off is a failed attempt like any other. */
 async function whole(response: Response): Promise<Response> {
   const { status, statusText, headers } = response;
+  // What leads elsewhere, as browsers tell it.
+  if (status === 0) return response;
   const bytes = await response.arrayBuffer();
   const bare = [204, 205, 304].includes(status);
   return new Response(bare ? null : bytes, { status, statusText, headers });

@@ -58,6 +58,14 @@ def post(argo):
     tell(posted=[row["id"] for row in argo.post(rows)])
 
 
+def foreign(argo):
+    for call in (argo.latest, lambda: argo.batch([{}]), lambda: argo.post([])):
+        try:
+            call()
+        except ValueError as error:
+            tell(error=str(error))
+
+
 def frame(argo):
     table = to_dataframe(argo.export())
     tell(rows=len(table), dtypes={name: str(kind) for name, kind in table.dtypes.items()})

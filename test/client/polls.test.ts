@@ -279,10 +279,24 @@ test.concurrent("a token is sent to no other place than it is meant for", async 
     port: 0,
     fetch: ({ url }) => Response.redirect(other.url + new URL(url).pathname),
   });
-  await errorOf(reader(front.url.href, { deadlineMs: 50 }).latest());
-  const unwilling = reader(front.url.href, { deadlineMs: 50 }).api.GET("/api/stats");
-  await errorOf(unwilling);
+  const argo = reader(front.url.href);
+  // Told at once: no waiting mends a wrong address.
+  const told = await refused(argo.latest());
+  expect([told.status, told.message]).toEqual([302, `302 http: leads to ${other.url}${LATEST}`]);
+  expect(await refused(argo.stream().events().next())).toMatchObject({ status: 302 });
+  expect((await argo.api.GET("/api/stats")).response.status).toBe(302);
+  // As browsers tell it.
+  const fetch = () => Promise.resolve(Response.error());
+  expect(await refused(reader(front.url.href, { fetch }).latest())).toMatchObject({ status: 0 });
   expect(other.requests).toEqual([]);
+});
+
+test.concurrent("what is no answer of this server's is told as that", async () => {
+  using page = Bun.serve({ hostname: "127.0.0.1", port: 0, fetch: () => new Response("<html>") });
+  const argo = reader(page.url.href);
+  for (const call of [argo.latest(), argo.batch([{}]), argo.post([])]) {
+    expect(String(await errorOf(call))).toContain("was answered by something else");
+  }
 });
 
 test.concurrent("an answer that does not come is given up in time", async () => {

@@ -106,4 +106,12 @@ describe.skipIf(noPython)("the Python client", () => {
     const [first = 0, second = 0] = fake.requests.map(({ atMs }) => atMs);
     expect(second - first).toBeGreaterThanOrEqual(995);
   });
+
+  test.concurrent("what is no answer of this server's is told as that", async () => {
+    const fetch = () => Response.json({ something: "else" });
+    using other = Bun.serve({ hostname: "127.0.0.1", port: 0, fetch });
+    await using calling = bot("foreign", other.url.href, READ_TOKEN);
+    await calling.has(3, "error");
+    expect(calling.of("error").join()).toMatch(/^(the (poll|request) was answered .*,?){3}$/);
+  });
 });

@@ -107,7 +107,7 @@ class Client:
             for query, page in zip(queries, known, strict=True)
         ]
         request = self._http.build_request("POST", "/api/batch", json={"requests": requests})
-        parts = self._send(request, self._deadline).json()["responses"]
+        parts = _named("responses", self._send(request, self._deadline))
         pages: list[Page] = []
         refused: ArgoError | None = None
         for query, page, part in zip(queries, known, parts, strict=True):
@@ -221,7 +221,7 @@ class Client:
         # Whole numbers and text alone would do; NaN is refused here, where it can be told why.
         body = json.dumps(signals, allow_nan=False).encode()
         request = self._http.build_request("POST", "/api/signals", content=body, headers=headers)
-        accepted: list[Accepted] = self._send(request, self._deadline).json()["signals"]
+        accepted: list[Accepted] = _named("signals", self._send(request, self._deadline))
         return accepted
 
     def _ask(self, query: Mapping[str, Any], known: Page | None, wait: int) -> Page:
@@ -244,7 +244,10 @@ class Client:
     def _keep(self, query: Mapping[str, Any], response: httpx.Response) -> Page:
         head_id = int(response.headers.get("Signal-Head", 0))
         etag = response.headers.get("ETag", "")
-        page = Page(dict(query), tuple(response.json()), head_id, etag)
+        signals = response.json()
+        if not isinstance(signals, list):
+            raise ValueError("the poll was answered by something else")
+        page = Page(dict(query), tuple(signals), head_id, etag)
         key = _key(query)
         with self._lock:
             self._pages[key] = page
@@ -316,6 +319,15 @@ class _Opened:
 
     def __exit__(self, *_: object) -> None:
         self._response.close()
+
+
+def _named(name: str, response: httpx.Response) -> list[Any]:
+    """A list in an answer."""
+    body = response.json()
+    found = body.get(name) if isinstance(body, dict) else None
+    if not isinstance(found, list):
+        raise ValueError("the request was answered by something else")
+    return found
 
 
 def _params(query: Mapping[str, Any]) -> dict[str, str]:

@@ -115,7 +115,7 @@ class Stream:
         with self._client._open("/api/signals/stream", params) as response:
             for name, last_id, data in self._messages(response):
                 if name == "end":
-                    return self._ended(data["reason"])
+                    return self._ended(str(data.get("reason")))
                 event = self._take(name, last_id, data)
                 if event is not None:
                     yield event
@@ -132,7 +132,10 @@ class Stream:
             if fields.get("retry", "").isdigit():
                 self._retry = int(fields["retry"]) / 1000
             if "data" in fields:
-                yield fields.get("event", ""), fields.get("id", ""), json.loads(fields["data"])
+                data = json.loads(fields["data"])
+                if not isinstance(data, dict):
+                    raise ValueError("the stream was answered by something else")
+                yield fields.get("event", ""), fields.get("id", ""), data
             fields = {}
 
     def _ended(self, reason: str) -> str:
@@ -154,5 +157,5 @@ class Stream:
         if name == "signal":
             return {"type": name, "id": at, "signal": data} if at > before else None
         if name == "head":
-            return {"type": name, "id": at, "head_id": data["id"]}
+            return {"type": name, "id": at, "head_id": data.get("id")}
         return {**data, "type": name, "id": at}
