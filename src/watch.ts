@@ -76,7 +76,14 @@ export function watchAll(metrics: Metrics, watched: Watched): void {
         "gauge",
         "argo_future_dated_signals",
         "Newest signals dated more than 300 s ahead, at most 100 counted: they pin the top.",
-        () => argo.futureDated,
+        () => argo.ahead.dated,
+        "max",
+      ],
+      [
+        "gauge",
+        "argo_ahead_signals",
+        "Signals that arrived more than 300 s ahead of the clock, at most 100 counted: streams of plans with a delay pass them over.",
+        () => argo.ahead.arrived,
         "max",
       ],
     );

@@ -10,11 +10,11 @@ import { isCorruption, type Synchronous } from "../platform/sqlite";
 import { fileId, makeDirectory } from "../platform/directory";
 import { mustHaveSoundLog } from "../platform/wal";
 import { NodeStatus } from "./origin/status";
+import { Ahead } from "./signals/ahead";
 import { FarReader } from "./signals/far";
 import { Answers } from "./signals/answers";
 import { Feed } from "./signals/feed";
 import { askLatest } from "./signals/latest";
-import { TIMESTAMP_AHEAD_SECONDS_MAX } from "./signals/schema";
 import type { ReceivedSignal } from "./signals/signal";
 import { Reached } from "./signals/reached";
 import { SignalStats } from "./signals/stats";
@@ -37,8 +37,7 @@ export type ArgoOptions = {
 const deadlineMs = 5_000;
 const lockedAtStartMs = 15_000;
 const keepEveryMs = 250;
-const futureEveryMs = 10_000;
-const futureCountMax = 100;
+const aheadEveryMs = 10_000;
 const damageCheckAfterMs = 20;
 /** How long posts wait for that check; on a large file it takes longer. */
 const damageCheckWaitMs = 2_000;
@@ -65,8 +64,8 @@ export class Argo implements AsyncDisposable {
   readonly reached: Reached;
   /** What SQLite's own check found; empty while it has found nothing. */
   damage: string[] = [];
-  /** Newest signals dated too far ahead, as last counted. */
-  futureDated = 0;
+  /** Signals from a clock that is ahead, as last counted. */
+  readonly ahead: Ahead;
   readonly #timers: Timer[] = [];
   readonly #file: string | null;
   #log: string | null = null;
@@ -88,6 +87,7 @@ export class Argo implements AsyncDisposable {
     });
     this.views = new Views(reader, this.far, options.now);
     this.stats = new SignalStats(this.views, this.far);
+    this.ahead = new Ahead({ reader, far: this.far, log: options.log, now: options.now });
     this.feed = new Feed(config.signalsDb, reader, this.far, this.views, options.now);
     writer.onCommit = this.feed.wake;
     const copy =
@@ -204,7 +204,7 @@ export class Argo implements AsyncDisposable {
   /** Looks after the file while it is served. None of this runs for a poll. */
   #keep(checked: () => void): void {
     this.#every(keepEveryMs, () => this.#keepAdopted());
-    this.#every(futureEveryMs, () => void this.#countFutureDated());
+    this.#every(aheadEveryMs, () => void this.ahead.count());
     // Begins to follow the libSQL server.
     if (this.node) this.writer.tail(false);
     // The writer's thread also keeps the log short while only the engine writes.
@@ -281,15 +281,6 @@ export class Argo implements AsyncDisposable {
     this.writer.refuse(reason).catch((error: unknown) => {
       this.options.log.warn({ reason: String(error) }, "the writer was not told");
     });
-  }
-
-  async #countFutureDated(): Promise<void> {
-    const bound = new Date(this.options.now() + TIMESTAMP_AHEAD_SECONDS_MAX * 1000).toISOString();
-    try {
-      this.futureDated = await this.far.datedAfter(bound.slice(0, 19), futureCountMax);
-    } catch (error) {
-      this.options.log.debug({ reason: String(error) }, "future-dated signals not counted");
-    }
   }
 
   /** A damaged page is found before a write makes it worse. On a thread of its own. */

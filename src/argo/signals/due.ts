@@ -45,6 +45,16 @@ export function spanAround(file: SignalFile, until: string): Span {
   return { from, next: next === "~" ? "" : next };
 }
 
+/** How many rows arrived after this moment, at most `most`. */
+export function arrivedAfter(file: SignalFile, until: string, most: number): number {
+  const { books, tracked } = file.mustLayout();
+  if (!books || !tracked) return 0;
+  const after = (table: string, at: string) => `SELECT 1 FROM ${table} WHERE ${at} > $until`;
+  const both = `${after("argo_received", "received_at")} UNION ALL ${after("argo_dated", "arrived_at")}`;
+  const sql = `SELECT count(*) AS n FROM (${both} LIMIT +$most)`;
+  return guarded(() => file.first<{ n: number }>(sql, { until, most })?.n ?? 0);
+}
+
 /** True when a row may have come since that had arrived by then: committed late. */
 export function isLate(file: SignalFile, mark: Mark, until: string): boolean {
   const { inserts, maxId, edition } = mark;

@@ -337,4 +337,5 @@ export class Channel implements Tail {
   }
 }
 
-const aheadOf = (nowMs: number): string => new Date(nowMs + aheadMs).toISOString();
+/** The latest arrival that is waited for. */
+export const aheadOf = (nowMs: number): string => new Date(nowMs + aheadMs).toISOString();

@@ -1,6 +1,7 @@
 import type { Database } from "bun:sqlite";
 import { connect } from "node:net";
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import pino from "pino";
 import {
   fullView,
   viewHeader,
@@ -462,6 +463,38 @@ describe("what a plan may not see", () => {
     app.clock.ms = base + 960_500;
     expect(await early.ids(3)).toEqual(ids);
     expect(await fresh.ids(3)).toEqual(ids);
+  });
+
+  test("does not wait for what arrived far ahead of the clock, and the operator is told once", async () => {
+    const lines: string[] = [];
+    const log = pino({ level: "warn" }, { write: (line: string) => void lines.push(line) });
+    await using app = await openApp({ fixture: null, now: Date.now(), log });
+    const { ahead } = app.deps.argo;
+    await using early = await opened(app, "", as(starter));
+    await early.must("head");
+    const ids = [add(app.engine), add(app.engine), add(app.engine)];
+    const arrived = new Date(app.clock.ms + 3_600_000).toISOString();
+    app.engine.run(`UPDATE argo_received SET received_at = ? WHERE id = ?`, [arrived, ids[1] ?? 0]);
+    app.engine.run("UPDATE signals SET confidence = confidence + 1");
+    const told = async (): Promise<[number, string | undefined]> => {
+      await ahead.count();
+      const { text } = await app.deps.metrics.expose();
+      const gauge = /^argo_ahead_signals (\d+)$/m.exec(text)?.[1];
+      return [lines.filter((line) => line.includes("ahead of the clock")).length, gauge];
+    };
+    expect(await told()).toEqual([1, "1"]);
+    expect(JSON.parse(lines[0] ?? "")).toMatchObject({ signals: 1 });
+    app.clock.ms += 900_500;
+    expect(await early.ids(2)).toEqual([ids[0], ids[2]] as number[]);
+    expect(await told()).toEqual([1, "1"]);
+    app.clock.ms += 3_000_000;
+    expect(await told()).toEqual([1, "0"]);
+    // It stays passed over, and lists show it.
+    app.clock.ms += 900_000;
+    const { signals } = await app.json<{ signals: { id: number }[] }>("/api/signals", as(starter));
+    expect(signals.map(({ id }) => id).toSorted((a, b) => a - b)).toEqual(ids);
+    await early.must("head");
+    expect(await early.isQuiet()).toBe(true);
   });
 
   test("what was told is resumed from and exported also by a clock that was set back", async () => {
