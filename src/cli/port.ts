@@ -1,3 +1,4 @@
+import type { Socket } from "bun";
 import type { Config } from "../config";
 import { SetupError } from "../errors";
 
@@ -7,6 +8,22 @@ export function mustBeFree({ host, port }: Pick<Config, "host" | "port">): void 
   try {
     const probe = Bun.listen({ hostname: host, port, socket: { data() {} } });
     probe.stop(true);
+  } catch (cause) {
+    throw portTaken({ host, port }, cause);
+  }
+}
+
+/**
+ * Keeps a port for one supervisor until it ends: workers share theirs, also with those of another
+ * one that began in the same moment. A name of Linux without a file, gone with the process.
+ * @throws SetupError when another one has it.
+ */
+export function holdPort({ host, port }: Pick<Config, "host" | "port">): Disposable {
+  if (port === 0) return { [Symbol.dispose]: () => undefined };
+  const socket = { open: (other: Socket) => void other.end(), data: () => undefined };
+  try {
+    const held = Bun.listen({ unix: `\0argo-alpine ${host}:${port}`, socket });
+    return { [Symbol.dispose]: () => held.stop(true) };
   } catch (cause) {
     throw portTaken({ host, port }, cause);
   }

@@ -4,7 +4,7 @@ import { createLog, endLog } from "../platform/log";
 import { self } from "../platform/self";
 import { version } from "../version";
 import { Supervisor, WorkerFailed } from "../workers/supervisor";
-import { mustBeFree, urlOf } from "./port";
+import { holdPort, mustBeFree, urlOf } from "./port";
 import { untilSignal } from "./until-signal";
 
 /** What a worker takes to end at most, beside the delay that is configured. */
@@ -17,6 +17,7 @@ const endMs = 13_000;
  */
 export async function superviseWorkers(config: Config, words: string[]): Promise<number> {
   mustFitWorkers(config);
+  using _port = holdPort(config);
   mustBeFree(config);
   const stop = untilSignal();
   let supervisor: Supervisor | null = null;

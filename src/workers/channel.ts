@@ -7,6 +7,8 @@ export type Handlers = Record<string, (data: never) => unknown>;
 /** One end of the pipe between a supervisor and one worker. */
 export class Channel {
   readonly #asked = new Map<number, (data: unknown) => void>();
+  /** Whose answers did not come in time, and may come yet. */
+  readonly #overdue = new Set<number>();
   #lastId = 0;
   #ended = false;
 
@@ -18,6 +20,7 @@ export class Channel {
   /** To be called with whatever comes out of the pipe. */
   receive(message: Message): void {
     if ("answered" in message) {
+      this.#overdue.delete(message.answered);
       this.#asked.get(message.answered)?.(message.data);
       return;
     }
@@ -29,13 +32,21 @@ export class Channel {
     this.#post({ kind, data });
   }
 
+  /** True while an answer is still owed: the other end has much to read before it is silent no more. */
+  get isOwed(): boolean {
+    return this.#overdue.size > 0;
+  }
+
   /** Undefined when no answer came within so many milliseconds, or never can. */
   ask<T>(kind: string, data: unknown, withinMs: number): Promise<T | undefined> {
     if (this.#ended) return Promise.resolve(undefined);
     const id = ++this.#lastId;
     const { promise, resolve } = Promise.withResolvers<T | undefined>();
     this.#asked.set(id, resolve as (data: unknown) => void);
-    const timer = setTimeout(resolve, withinMs, undefined);
+    const timer = setTimeout(() => {
+      this.#overdue.add(id);
+      resolve(undefined);
+    }, withinMs);
     this.#post({ kind, data, id });
     return promise.finally(() => {
       clearTimeout(timer);

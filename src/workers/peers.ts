@@ -66,8 +66,12 @@ export class Peers {
     await this.#channel.ask("departing", await this.#snapshot(), answerMs);
   }
 
-  /** Adds up the counts of a limit over all workers; see `Meeting`. */
+  /**
+   * Adds up the counts of a limit over all workers; see `Meeting`. What was asked of a supervisor that
+   * stands still is counted when it goes on: asked again meanwhile, it would be counted as often.
+   */
   exchange(keys: string[], numbers: number[]): Promise<number[] | undefined> {
+    if (this.#channel.isOwed) return Promise.resolve(undefined);
     return this.#channel.ask("exchange", { keys, numbers }, answerMs);
   }
 

@@ -148,6 +148,8 @@ export class Supervisor {
       const worker = this.#launch(slot, this.#group.length > 0);
       const { hangMs = hangMsDefault } = this.options;
       if (!(await Promise.race([worker.listening, this.#pause(startHangs * hangMs)]))) {
+        // At the end it is told to end like all others.
+        if (this.#stopping.signal.aborted) return;
         worker.process.kill("SIGKILL");
         continue;
       }

@@ -1,11 +1,12 @@
 import { Database } from "bun:sqlite";
 import { expect, test } from "bun:test";
 import { existsSync } from "node:fs";
+import { holdPort } from "../../src/cli/port.ts";
 import { JWT_SECRET } from "../harness/accounts.ts";
 import { spawnChild, within } from "../harness/children.ts";
 import { Events } from "../harness/events.ts";
 import { Messages } from "../harness/messages.ts";
-import { tempDir, until } from "../harness/process.ts";
+import { freePort, tempDir, until } from "../harness/process.ts";
 import { Load, startWorkers, total } from "../harness/workers.ts";
 import { MAIN, signal, Wire, WRITE_TOKEN } from "../faults/harness.ts";
 
@@ -178,6 +179,15 @@ test("what keeps workers from starting is told once, with its mend", async () =>
   expect(refused.code).toBe(1);
   expect(refused.said).toHaveLength(1);
   expect(refused.said[0]).toContain("bad.db");
+  // One that has just begun has nothing that listens yet.
+  const port = freePort();
+  {
+    using _held = holdPort({ host: "127.0.0.1", port });
+    expect(await run({ PORT: `${port}` }, "--role", "argo")).toEqual({
+      code: 1,
+      said: [expect.stringContaining("EADDRINUSE")],
+    });
+  }
   // Others of its kind share their port among themselves alone.
   await using other = await startWorkers(dir.path, 2);
   expect(await run({ PORT: new URL(other.url).port }, "--role", "argo")).toEqual({

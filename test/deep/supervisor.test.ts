@@ -72,6 +72,11 @@ test("one that hangs is killed and another takes its place; a broken reload chan
     expect(workers().toSorted()).toEqual(well.toSorted());
     for (let i = 0; i < 10; i += 1) expect(await poll()).toBe(200);
   } finally {
+    // One that is being started in another's place is told to end like all.
+    broken = false;
+    process.kill(workers()[0] ?? 0, "SIGKILL");
+    await until(() => workers().length === 1, "a death");
+    await until(() => workers().length === 2, "another in its place");
     expect(await supervisor.stop()).toBe(true);
   }
 }, 40_000);

@@ -119,3 +119,20 @@ test("four workers without Redis under twice the limit let in at most 5% more", 
   console.log(`${letIn.length} let in, at most ${most} in any minute`);
   expect(most).toBeWithin(limit, 1.05 * limit + 1);
 }, 150_000);
+
+test("a supervisor that stood still counts once what was told it meanwhile", async () => {
+  using dir = tempDir();
+  const env = { RATE_LIMIT_PER_MINUTE: "300" };
+  await using server = await startWorkers(dir.path, 2, { env });
+  const poll = async (times: number): Promise<void> => {
+    for (let i = 0; i < times; i += 1) {
+      using wire = await Wire.open(server.url);
+      expect((await wire.get(LATEST)).status).toBe(200);
+      await Bun.sleep(60);
+    }
+  };
+  process.kill(server.pid, "SIGSTOP");
+  await poll(150);
+  process.kill(server.pid, "SIGCONT");
+  await poll(60);
+}, 40_000);

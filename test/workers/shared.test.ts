@@ -109,6 +109,12 @@ test("who asks is answered, or knows in time that there is no answer", async () 
   expect(await one.ask("double", 21, 1_000)).toBe(42);
   const none = ["never", "fails", "nothing of this name"].map((kind) => one.ask(kind, null, 20));
   expect(await Promise.all(none)).toEqual([undefined, undefined, undefined]);
+  const answer = Promise.withResolvers<number>();
+  const slow = channel({ slow: () => answer.promise }).one;
+  expect(await slow.ask("slow", null, 20)).toBeUndefined();
+  expect(slow.isOwed).toBe(true);
+  answer.resolve(1);
+  await until(() => !slow.isOwed, "the answer that was owed");
   const late = one.ask("never", null, 60_000);
   one.end();
   expect(await late).toBeUndefined();
