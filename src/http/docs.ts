@@ -9,6 +9,7 @@ import { acceptsGzip } from "./policy";
 const page = `<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><title>argo-alpine API</title>
+<link rel="icon" href="data:,">
 <link rel="stylesheet" href="/docs/swagger-ui.css"></head>
 <body><main id="ui"></main>
 <script src="/docs/swagger-ui-bundle.js"></script>

@@ -34,6 +34,8 @@ const exposed = [
   "X-RateLimit-Reset",
   "Retry-After",
   "X-Request-Id",
+  "Idempotency-Replayed",
+  "Content-Disposition",
 ].join(", ");
 
 const allowed = [
@@ -42,6 +44,7 @@ const allowed = [
   "If-None-Match",
   "Idempotency-Key",
   "Last-Event-ID",
+  "X-Request-Id",
   "X-Requested-With",
 ].join(", ");
 
