@@ -3,7 +3,7 @@ import { existsSync, readdirSync } from "node:fs";
 import { chmod, mkdir, readdir, rename, rm, symlink } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
 
-export type ToolName = "python3" | "strace" | "redis-server" | "wrk";
+export type ToolName = "chromium" | "python3" | "strace" | "redis-server" | "wrk";
 
 /** Where a program is, or why there is none. */
 export type Tool = { path: string } | { path: null; reason: string };
@@ -18,6 +18,7 @@ export interface FindToolOptions {
 
 // Each probe does what the tests need, so that a program that starts and cannot is not found.
 const PROBES: Record<ToolName, Probe> = {
+  chromium: { args: ["--version"], exitCode: 0 },
   python3: { args: ["-c", "import http.client, sqlite3, ssl"], exitCode: 0 },
   strace: { args: ["-f", "-o", "/dev/null", "true"], exitCode: 0 },
   "redis-server": { args: ["--version"], exitCode: 0 },
@@ -193,7 +194,9 @@ async function download(name: ToolName, work: string, deadline: number): Promise
 }
 
 function wrapperScript(name: ToolName, root: string, finalRoot: string): string {
-  const program = ["usr/bin", "usr/sbin", "bin"].find((dir) => existsSync(join(root, dir, name)));
+  // What lies in usr/bin of a package may be a script that knows the other by its absolute path.
+  const dirs = [`usr/lib/${name}`, "usr/bin", "usr/sbin", "bin"];
+  const program = dirs.find((dir) => existsSync(join(root, dir, name)));
   if (program === undefined) throw new Error(`its package holds no ${name}`);
   const lib = ["lib", "usr/lib"].filter((dir) => existsSync(join(root, dir)));
   const libraries = lib.flatMap((dir) =>
