@@ -1,7 +1,10 @@
 /** A page of the tests' own with the client in it, and what runs there. */
 import { join } from "node:path";
 import type { StreamNotice } from "../../client/src/index.ts";
-import type { BrowserPage } from "../harness/browser.ts";
+import { BACKEND, serveAccounts, type ServedAccounts } from "../harness/accounts.ts";
+import { startBrowser, type BrowserPage } from "../harness/browser.ts";
+import { findTool } from "../harness/tools.ts";
+import { signals, writer } from "./serve.ts";
 
 /** What the page has: functions that run in it see these, and nothing of this file. */
 declare const client: typeof import("../../client/src/index.ts");
@@ -44,14 +47,14 @@ export async function bundle(entry: string, files: Record<string, string> = {}):
   return (await built.outputs[0]?.text()) ?? "";
 }
 
-export interface ServedPage extends AsyncDisposable {
+interface ServedPage extends AsyncDisposable {
   origin: string;
   /** The client as it is sent. */
   script: string;
 }
 
 /** Serves the page with the client in it, from an origin of its own. */
-export async function servePage(): Promise<ServedPage> {
+async function servePage(): Promise<ServedPage> {
   const script = await bundle(join(CLIENT, "src/index.ts"));
   const js = { headers: { "Content-Type": "text/javascript" } };
   const server = Bun.serve({
@@ -66,6 +69,51 @@ export async function servePage(): Promise<ServedPage> {
     script,
     origin: server.url.origin,
     [Symbol.asyncDispose]: () => server.stop(true),
+  };
+}
+
+const tool = await findTool("chromium");
+export const noBrowser = tool.path === null;
+if (tool.path === null) console.warn(`no browser was tried: ${tool.reason}`);
+
+/** A browser, a server with 20 signals, and a page that it lists. */
+export interface World extends AsyncDisposable {
+  at: ServedAccounts;
+  /** Of somebody with the plan `elite`. */
+  key: string;
+  email: string;
+  listed: ServedPage;
+  /** From an origin that is not listed. */
+  stranger: ServedPage;
+  /** The page, anew. */
+  open(page?: ServedPage): Promise<BrowserPage>;
+}
+
+export async function openWorld(): Promise<World> {
+  if (tool.path === null) throw new Error(tool.reason);
+  await using cleanup = new AsyncDisposableStack();
+  const listed = cleanup.use(await servePage());
+  const stranger = cleanup.use(await servePage());
+  const browser = cleanup.use(await startBrowser(tool.path));
+  const env = { SIGNALS_ACCESS: "key", CORS_ORIGINS: listed.origin };
+  const at = cleanup.use(await serveAccounts("source", BACKEND, env));
+  const [boss, { id, email }] = [await at.admin(), await at.member()];
+  await at.must(200, "PATCH", `/api/admin/users/${id}`, { tier: "elite" }, boss.access);
+  const key = await at.key(await at.login(email));
+  await writer(at.server.url).post(signals(20));
+  const whole = cleanup.move();
+  return {
+    at,
+    key,
+    email,
+    listed,
+    stranger,
+    async open({ origin } = listed) {
+      const page = await browser.page();
+      await page.open(origin);
+      return page;
+    },
+    [Symbol.asyncDispose]: () => whole.disposeAsync(),
   };
 }
 

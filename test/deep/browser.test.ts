@@ -1,70 +1,45 @@
-/** The client and the plain WebSocket in a Chromium, which has its own mind about origins. */
+/** The client in a Chromium. */
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { BACKEND, serveAccounts, type ServedAccounts } from "../harness/accounts.ts";
+import type { ServedAccounts } from "../harness/accounts.ts";
 import { READ_TOKEN, WRITE_TOKEN } from "../harness/app.ts";
-import { startBrowser, type Browser, type BrowserPage } from "../harness/browser.ts";
 import { until } from "../harness/process.ts";
 import { tcpProxy } from "../harness/proxy.ts";
-import { findTool } from "../harness/tools.ts";
 import {
   bundle,
   CLIENT,
   faultsOf,
   followIn,
-  servePage,
-  type ServedPage,
+  noBrowser,
+  openWorld,
+  type World,
 } from "../client/in-page.ts";
 import { range, serve, signals, writer } from "../client/serve.ts";
 
-/** What the page has: functions that run in it see these, and nothing of this file. */
+/** What the page has: functions that run in it see this, and nothing of this file. */
 declare const client: typeof import("../../client/src/index.ts");
-declare const first: SocketLog;
 
-type SocketLog = { messages: Record<string, unknown>[]; closed: string | null };
+const inBrowser = test.skipIf(noBrowser);
 
-const tool = await findTool("chromium");
-const why = tool.path === null ? tool.reason : null;
-if (why !== null) console.warn(`no browser was tried: ${why}`);
-const inBrowser = test.skipIf(why !== null);
-
-let listed: ServedPage;
-let stranger: ServedPage;
-let browser: Browser;
+let world: World;
 let at: ServedAccounts;
-let key: { id: string; key: string };
-const cleanup = new AsyncDisposableStack();
-
+let key: string;
 beforeAll(async () => {
-  if (tool.path === null) return;
-  listed = cleanup.use(await servePage());
-  stranger = cleanup.use(await servePage());
-  browser = cleanup.use(await startBrowser(tool.path));
-  const env = { SIGNALS_ACCESS: "key", CORS_ORIGINS: listed.origin };
-  at = cleanup.use(await serveAccounts("source", BACKEND, env));
-  const [boss, { id, email }] = [await at.admin(), await at.member()];
-  await at.must(200, "PATCH", `/api/admin/users/${id}`, { tier: "elite" }, boss.access);
-  const asked = { name: "page", scopes: ["signals:read"] };
-  key = await at.must(201, "POST", "/api/keys", asked, (await at.login(email)).access);
-  await writer(at.server.url).post(signals(20));
+  if (noBrowser) return;
+  world = await openWorld();
+  ({ at, key } = world);
 }, 120_000);
-afterAll(() => cleanup.disposeAsync());
-
-async function pageOf({ origin } = listed): Promise<BrowserPage> {
-  const page = await browser.page();
-  await page.open(origin);
-  return page;
-}
+afterAll(() => world?.[Symbol.asyncDispose]());
 
 inBrowser("it is small, and asks for nothing that a browser has not", () => {
-  const bytes = Bun.gzipSync(listed.script).byteLength;
-  console.log(`the client in a page: ${listed.script.length} bytes, ${bytes} packed`);
+  const bytes = Bun.gzipSync(world.listed.script).byteLength;
+  console.log(`the client in a page: ${world.listed.script.length} bytes, ${bytes} packed`);
   expect(bytes).toBeLessThan(10_000);
-  expect(listed.script).not.toMatch(/\bimport\b|\brequire\(|node:/);
+  expect(world.listed.script).not.toMatch(/\bimport\b|\brequire\(|node:/);
 });
 
 inBrowser("every call of the client does its work, and sees every header", async () => {
-  await using page = await pageOf();
+  await using page = await world.open();
   const told = await page.run(
     async (url, token, writeToken) => {
       const answers: { status: number; sent: string[]; seen: string[] }[] = [];
@@ -114,7 +89,7 @@ inBrowser("every call of the client does its work, and sees every header", async
       };
     },
     at.server.url,
-    key.key,
+    key,
     WRITE_TOKEN,
   );
   const { polls, etag, changedMs, ...rest } = told;
@@ -145,9 +120,9 @@ inBrowser("the page of its README shows signals, and shows them anew", async () 
   const script = example.replace("https://signals.example.com", at.server.url);
   expect(script).not.toBe(example);
   const built = await bundle(entry, { [entry]: script });
-  await using page = await pageOf();
+  await using page = await world.open();
   const shown = async (): Promise<string> => String(await page.value("document.body.innerText"));
-  await page.value(`sessionStorage.setItem("token", ${JSON.stringify(key.key)})`);
+  await page.value(`sessionStorage.setItem("token", ${JSON.stringify(key)})`);
   const url = `data:text/javascript;base64,${Buffer.from(built).toString("base64")}`;
   await page.value(`void import(${JSON.stringify(url)})`);
   await until(async () => (await shown()).split("\n").length === 10, "ten signals");
@@ -161,8 +136,8 @@ inBrowser(
   "a stream that is cut off again and again gives each signal once, in order",
   async () => {
     await using way = await tcpProxy({ port: Number(new URL(at.server.url).port) });
-    await using page = await pageOf();
-    const stream = await followIn(page, `http://127.0.0.1:${way.port}`, key.key, 0);
+    await using page = await world.open();
+    const stream = await followIn(page, `http://127.0.0.1:${way.port}`, key, 0);
     const author = writer(at.server.url);
     let last = 0;
     const caughtUp = () =>
@@ -195,8 +170,8 @@ inBrowser(
 );
 
 inBrowser("a stream outlives the server", async () => {
-  await using own = await serve({ CORS_ORIGINS: listed.origin });
-  await using page = await pageOf();
+  await using own = await serve({ CORS_ORIGINS: world.listed.origin });
+  await using page = await world.open();
   await writer(own.url).post(signals(100));
   const stream = await followIn(page, own.url, READ_TOKEN, 50);
   await until(async () => (await stream.ids()).length === 50, "what was missed");
@@ -210,14 +185,36 @@ inBrowser("a stream outlives the server", async () => {
   }
   expect(await stream.ids()).toEqual(range(51, 300));
   expect(await stream.told("dropped")).toBeGreaterThanOrEqual(2);
+
+  const open = async (): Promise<string | undefined> =>
+    /^argo_streams_open (\d+)$/m.exec(await (await fetch(`${own.url}/metrics`)).text())?.[1];
+  expect(await open()).toBe("1");
+  const broken = await page.run(
+    async (url, token) => {
+      for await (const { id } of new client.Argo({ url, token }).stream({}, { sinceId: 0 })) {
+        if (id === 3) return id;
+      }
+      return null;
+    },
+    own.url,
+    READ_TOKEN,
+  );
+  expect(broken).toBe(3);
+  await until(async () => (await open()) === "1", "the stream that was broken off is closed");
 });
 
 inBrowser("a key that is refused, limited or revoked ends with an error that says so", async () => {
-  await using page = await pageOf();
+  await using page = await world.open();
   const boss = await at.admin();
   const member = await at.member();
   const asked = { name: "page", scopes: ["signals:read"] };
-  const own = await at.must<typeof key>(201, "POST", "/api/keys", asked, member.access);
+  const own = await at.must<{ id: string; key: string }>(
+    201,
+    "POST",
+    "/api/keys",
+    asked,
+    member.access,
+  );
   const refusal = (token: string): Promise<unknown> =>
     page.run(
       async (url, token) => {
@@ -255,141 +252,3 @@ inBrowser("a key that is refused, limited or revoked ends with an error that say
   expect((tries[1] as { retryAfterSeconds: number }).retryAfterSeconds).toBeGreaterThan(0);
   expect(faultsOf(page)).toEqual([]);
 });
-
-inBrowser(
-  "all headers that may be sent are let through, and those of answers are seen",
-  async () => {
-    await using page = await pageOf();
-    const seen = await page.run(
-      async (url, token, writeToken) => {
-        const send = async (path: string, init: RequestInit): Promise<Record<string, string>> => {
-          const response = await fetch(`${url}${path}`, init);
-          await response.body?.cancel();
-          return { status: String(response.status), ...Object.fromEntries(response.headers) };
-        };
-        const common = { "X-Request-Id": "of-a-page-1", "X-Requested-With": "page" };
-        const reading = { Authorization: `Bearer ${token}`, ...common };
-        const writing = {
-          ...common,
-          Authorization: `Bearer ${writeToken}`,
-          "Content-Type": "application/json",
-          "Idempotency-Key": "twice-from-a-page",
-        };
-        const body = '{"symbol":"PAGE","action":"HOLD","confidence":2,"entry_price":2}';
-        const post = { method: "POST", headers: writing, body };
-        const stream = { headers: { ...reading, "Last-Event-ID": "3" } };
-        return {
-          first: await send("/api/signals", post),
-          second: await send("/api/signals", post),
-          stream: await send("/api/signals/stream", stream),
-          latest: await send("/api/signals/latest", { headers: reading }),
-          none: await send("/nowhere", { headers: reading }),
-        };
-      },
-      at.server.url,
-      key.key,
-      WRITE_TOKEN,
-    );
-    const { first, second, stream, latest, none } = seen;
-    for (const one of Object.values(seen)) expect(one["x-request-id"]).toBe("of-a-page-1");
-    expect([first["status"], first["signal-head"]]).toEqual([
-      "201",
-      expect.stringMatching(/^\d+$/),
-    ]);
-    expect(second["idempotency-replayed"]).toBe("true");
-    expect(stream["content-type"]).toStartWith("text/event-stream");
-    expect(latest["etag"]).toMatch(/^(W\/)?".+"$/);
-    expect(none["status"]).toBe("404");
-  },
-);
-
-inBrowser("a page of another origin is shown nothing", async () => {
-  await using page = await pageOf(stranger);
-  const before = await at.call("GET", "/api/signals/latest", undefined, key.key);
-  const head = before.headers.get("signal-head");
-  const told = await page.run(
-    async (url, token, writeToken) => {
-      const nameOf = (work: Promise<unknown>): Promise<unknown> =>
-        work.then(
-          () => null,
-          ({ name }: Error) => name,
-        );
-      const once = { deadlineMs: 900, random: () => 1 };
-      const signal = { symbol: "EVIL", action: "BUY", confidence: 1, entry_price: 1 } as const;
-      const plain = { method: "POST", body: JSON.stringify(signal) };
-      return [
-        await nameOf(new client.Argo({ url, token, ...once }).latest()),
-        await nameOf(new client.Argo({ url, ...once }).latest()),
-        await nameOf(new client.Argo({ url, token: writeToken, ...once }).post(signal)),
-        // Without a preflight: what is sent so arrives, and has no rights.
-        await nameOf(fetch(`${url}/api/signals`, plain)),
-        await nameOf(fetch(`${url}/health`)),
-        await new Promise((resolve) => {
-          const socket = new WebSocket(`${url.replace("http", "ws")}/api/signals/ws`);
-          socket.addEventListener("open", () => resolve("open"));
-          socket.addEventListener("error", () => resolve("refused"));
-        }),
-      ];
-    },
-    at.server.url,
-    key.key,
-    WRITE_TOKEN,
-  );
-  expect(told).toEqual([...Array<string>(5).fill("TypeError"), "refused"]);
-  const after = await at.call("GET", "/api/signals/latest", undefined, key.key);
-  expect(after.headers.get("signal-head")).toBe(head);
-  expect(page.console().join("\n")).toContain("blocked by CORS policy");
-});
-
-inBrowser(
-  "a WebSocket by ticket: acknowledged, replayed, live; the ticket is good once",
-  async () => {
-    await using page = await pageOf();
-    const author = writer(at.server.url);
-    const before = (await author.post(signals(3))).at(-1)?.id ?? 0;
-    const ticket = await page.run(
-      async (url, token) => {
-        const headers = { Authorization: `Bearer ${token}` };
-        const answer = await fetch(`${url}/api/signals/ws-ticket`, { method: "POST", headers });
-        return ((await answer.json()) as { ticket: string }).ticket;
-      },
-      at.server.url,
-      key.key,
-    );
-    const open = (name: string, subscribe: object): Promise<void> =>
-      page.run(
-        (name, url, subscribe) => {
-          const socket = new WebSocket(url);
-          const log: SocketLog = { messages: [], closed: null };
-          Object.assign(globalThis, { [name]: log });
-          socket.addEventListener("open", () => socket.send(JSON.stringify(subscribe)));
-          socket.addEventListener("message", ({ data }) => log.messages.push(JSON.parse(data)));
-          socket.addEventListener(
-            "close",
-            ({ code, reason }) => (log.closed = `${code} ${reason}`),
-          );
-        },
-        name,
-        `${at.server.url.replace("http", "ws")}/api/signals/ws?ticket=${ticket}`,
-        subscribe,
-      );
-    const messages = (): Promise<Record<string, unknown>[]> => page.run(() => first.messages);
-    const closed = (name: string): Promise<unknown> => page.value(`${name}.closed`);
-
-    await open("first", { type: "subscribe", resume_from: before - 2 });
-    await until(async () => (await messages()).length === 3, "what was missed");
-    await author.post(signals(1));
-    await until(async () => (await messages()).length === 4, "the live one");
-    const told = (await messages()).map(({ type, id, resume_from }) => [type, id ?? resume_from]);
-    expect(told).toEqual([
-      ["subscribed", before - 2],
-      ["signal", before - 1],
-      ["signal", before],
-      ["signal", before + 1],
-    ]);
-    await open("second", { type: "subscribe" });
-    await until(async () => (await closed("second")) !== null, "the second");
-    expect(await closed("second")).toStartWith("1006");
-    expect(await closed("first")).toBeNull();
-  },
-);
