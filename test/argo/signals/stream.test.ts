@@ -473,7 +473,7 @@ describe("what a plan may not see", () => {
     await using early = await opened(app, "", as(starter));
     await early.must("head");
     const ids = [add(app.engine), add(app.engine), add(app.engine)];
-    const arrived = new Date(app.clock.ms + 3_600_000).toISOString();
+    const arrived = new Date(Date.now() + 3_600_000).toISOString();
     app.engine.run(`UPDATE argo_received SET received_at = ? WHERE id = ?`, [arrived, ids[1] ?? 0]);
     app.engine.run("UPDATE signals SET confidence = confidence + 1");
     const told = async (): Promise<[number, string | undefined]> => {
@@ -484,7 +484,7 @@ describe("what a plan may not see", () => {
     };
     expect(await told()).toEqual([1, "1"]);
     expect(JSON.parse(lines[0] ?? "")).toMatchObject({ signals: 1 });
-    app.clock.ms += 900_500;
+    app.clock.ms = Date.now() + 900_000;
     expect(await early.ids(2)).toEqual([ids[0], ids[2]] as number[]);
     expect(await told()).toEqual([1, "1"]);
     app.clock.ms += 3_000_000;
@@ -493,8 +493,8 @@ describe("what a plan may not see", () => {
     app.clock.ms += 900_000;
     const { signals } = await app.json<{ signals: { id: number }[] }>("/api/signals", as(starter));
     expect(signals.map(({ id }) => id).toSorted((a, b) => a - b)).toEqual(ids);
-    await early.must("head");
-    expect(await early.isQuiet()).toBe(true);
+    const next = add(app.engine);
+    expect(await early.ids(1)).toEqual([next]);
   });
 
   test("what was told is resumed from and exported also by a clock that was set back", async () => {
