@@ -64,7 +64,10 @@ export async function enqueue(
   return rowCount ?? 0;
 }
 
-/** Has one webhook be sent a slice, also what it was sent before. @returns how many signals. */
+/**
+ * Has one webhook be sent a slice, also what it was sent before. One that is being stopped is waited
+ * for: it gives up what waits, and would not know of this. @returns how many signals.
+ */
 export async function enqueueAgain(
   db: Queries,
   webhookId: string,
@@ -79,6 +82,7 @@ export async function enqueueAgain(
     SELECT gen_random_uuid(), w.id, 'signal.created', s.id, s.body, 'waiting', 1, 0, ${now}, ${now}
     FROM webhooks w JOIN ${signalsOf(slice, nowMs)} ON ${wanted}
     WHERE w.id = ${webhookId}::uuid AND w.status = 'enabled'
+    FOR SHARE OF w
     ON CONFLICT (webhook_id, signal_id) DO UPDATE
     SET status = 'waiting', lane = 1, attempts = 0, next_attempt_at = ${now}, ended_at = NULL`);
   return rowCount ?? 0;

@@ -13,17 +13,17 @@ import {
   replayMax,
   type WebhookDelivery,
   webhookDeliveryOf,
+  type WebhookRow,
 } from "./schema";
 import type { SignalSource } from "./source";
-import { missing, webhookOfUser } from "./store";
+import { lockWebhook, missing, webhookOfUser } from "./store";
 
 const signalsAtOnce = 200;
 /** Where the filters take little, a request goes through no more than so many slices. */
 const slicesMax = replayLooksMax / signalsAtOnce;
 
-/** @throws AppError 404; 409 for one that is not enabled. */
-async function mustBeEnabled({ alpine }: Plane, userId: string, id: string): Promise<void> {
-  const { status } = await webhookOfUser(alpine.db(), userId, id);
+/** @throws AppError 409. */
+function mustBeEnabled({ status }: WebhookRow): void {
   if (status === "enabled") return;
   throw new AppError("conflict", `The webhook is ${status}. Enable it first.`);
 }
@@ -37,14 +37,16 @@ export async function replayDelivery(
 ): Promise<WebhookDelivery> {
   const { alpine, now } = plane;
   await limitWrites(plane, account, origin);
-  await mustBeEnabled(plane, account.userId, id);
   const again = { status: "waiting", lane: 1, attempts: 0, endedAt: null } as const;
-  const rows = await alpine
-    .db()
-    .update(webhookMessages)
-    .set({ ...again, nextAttemptAt: new Date(now()) })
-    .where(and(eq(webhookMessages.id, delivery), eq(webhookMessages.webhookId, id)))
-    .returning();
+  const rows = await alpine.db().transaction(async (tx) => {
+    // Held, so that nobody stops it meanwhile and gives up what waited before.
+    mustBeEnabled(await lockWebhook(tx, account.userId, id));
+    return tx
+      .update(webhookMessages)
+      .set({ ...again, nextAttemptAt: new Date(now()) })
+      .where(and(eq(webhookMessages.id, delivery), eq(webhookMessages.webhookId, id)))
+      .returning();
+  });
   return webhookDeliveryOf(first(rows) ?? missing("delivery"));
 }
 
@@ -62,7 +64,7 @@ export async function replaySince(
 ): Promise<Replayed> {
   const { alpine, now, source } = plane;
   await limitWrites(plane, account, origin);
-  await mustBeEnabled(plane, account.userId, id);
+  mustBeEnabled(await webhookOfUser(alpine.db(), account.userId, id));
   const followed = await source.follow(account.entitlement.view, () => undefined);
   try {
     const position = await followed.position();

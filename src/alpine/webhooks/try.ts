@@ -6,7 +6,7 @@ import type { Plane } from "../plane";
 import { attempt, isDelivered } from "./attempt";
 import { type MessageRow, type WebhookDelivery, webhookDeliveryOf } from "./schema";
 import { disableWebhook } from "./stop";
-import { webhookOfUser } from "./store";
+import { lockWebhook, webhookOfUser } from "./store";
 
 /**
  * Sends a test at once and once, also where the webhook is not enabled; what came back is answered
@@ -50,10 +50,11 @@ export async function sendTest(
     endedAt: new Date(now()),
   };
   await alpine.db().transaction(async (tx) => {
-    // It may have been deleted meanwhile.
-    await webhookOfUser(tx, actorId, id);
+    // It may have been deleted meanwhile, or lead elsewhere: then this is nothing to who is there.
+    const { url } = await lockWebhook(tx, actorId, id);
     await tx.insert(webhookMessages).values(row);
-    if (status === 410) await disableWebhook(tx, webhook, "gone", now(), { actorId, origin });
+    if (status === 410 && url === webhook.url)
+      await disableWebhook(tx, webhook, "gone", now(), { actorId, origin });
   });
   return webhookDeliveryOf(row);
 }
