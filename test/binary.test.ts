@@ -26,7 +26,7 @@ beforeAll(async () => {
   if (existsSync(binary)) return;
   const build = Bun.spawn([process.execPath, "build.ts"], { cwd: root, stdout: "ignore" });
   expect(await build.exited).toBe(0);
-}, 60_000);
+});
 afterAll(() => dir[Symbol.dispose]());
 
 test("migrates, imports, serves, is polled, takes a post, ends", async () => {
@@ -66,7 +66,7 @@ test("migrates, imports, serves, is polled, takes a post, ends", async () => {
   expect((await run("health", "--url", server.url)).code).toBe(0);
   expect(await server.stop("SIGTERM")).toBe(0);
   expect(server.logs().at(-1)).toContain('"stopped"');
-}, 30_000);
+});
 
 test("is a node of a libSQL server", async () => {
   const token = "binary-test-token-1";
@@ -99,7 +99,7 @@ test("starts the embedded Postgres that it holds", async () => {
   child.endInput();
   expect(await child.done).toBe(0);
   place[Symbol.dispose]();
-}, 30_000);
+});
 
 // Bun alone is 107 MB, its bytecode for a start in 50 ms another 10.
 test("makes an image of less than 150 MB", () => {

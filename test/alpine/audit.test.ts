@@ -353,4 +353,4 @@ test("each event is driven through its route, and written with all that it must 
     ]);
     expect(when.getTime()).toBeWithin(at.clock.ms - 3_600_000, at.clock.ms + 1);
   }
-}, 60_000);
+});

@@ -81,7 +81,7 @@ describe("what is written down", () => {
     );
     await generate(dir.file("changed.ts"));
     expect(files()).toBe(migrations.length + 1);
-  }, 30_000);
+  });
 
   test("migrations make what the schema says", async () => {
     using dir = tempDir();
@@ -99,7 +99,7 @@ describe("what is written down", () => {
     const shape = await shapeOf(asMade.db);
     expect(shape.length).toBeGreaterThan(90);
     expect(shape).toEqual(await shapeOf(asSaid.db));
-  }, 30_000);
+  });
 });
 
 /** Does the first so many migrations, as earlier releases did. */
@@ -243,7 +243,7 @@ describe("at once, and killed", () => {
     await using again = migrating(database.url);
     expect(await again.done).toBe(0);
     expect(await countOf(database.url)).toBe(all);
-  }, 30_000);
+  });
 
   test("an embedded one, killed in its first start, comes up at the next", async () => {
     tellSeed();
@@ -256,7 +256,7 @@ describe("at once, and killed", () => {
       await first.exited;
       await using second = await startServer({ role: "all", cwd: dir.path, env });
       const ready = async () => (await fetch(`${second.url}/readyz`)).ok;
-      await until(ready, "accounts after a kill", 20_000);
+      await until(ready, "accounts after a kill");
       const signup = await fetch(`${second.url}/api/auth/signup`, {
         method: "POST",
         headers: { "Content-Type": "application/json" },
@@ -265,7 +265,7 @@ describe("at once, and killed", () => {
       expect([round, signup.status]).toEqual([round, 201]);
       expect(await second.stop()).toBe(0);
     }
-  }, 90_000);
+  });
 });
 
 describe("a database that a later release has changed", () => {
@@ -299,12 +299,12 @@ describe("a database that a later release has changed", () => {
     expect(await shapeOf(own.db)).toEqual(shape);
     // Once somebody has mended it, accounts start by themselves.
     await own.db.execute(sql`DELETE FROM argo_alpine.migrations WHERE name = ${later}`);
-    await until(async () => (await get("/readyz")) === 200, "accounts have started", 20_000);
-  }, 60_000);
+    await until(async () => (await get("/readyz")) === 200, "accounts have started");
+  });
 
   test("while a server of this release runs, it goes on", async () => {
     await using at = await serveAccounts("source", "postgres");
     await at.db().execute(sql`INSERT INTO argo_alpine.migrations (name) VALUES (${later})`);
     expect((await at.member()).email).not.toBe("");
-  }, 30_000);
+  });
 });

@@ -228,7 +228,7 @@ describe.each([
     console.log(`answers on ${backend}: ${JSON.stringify(came)}`);
     expect(came["void"]).toBeGreaterThan(0);
     expect(came["with the new"]).toBeGreaterThan(0);
-  }, 120_000);
+  });
 
   /** The tier that a refresh gives; null where it is refused. */
   async function tierAfterwards(asks: Accounts, { refresh_token: token }: Tokens) {

@@ -95,7 +95,7 @@ export async function together<T>(at: Accounts, works: (() => Promise<T>)[]): Pr
 }
 
 /** Waits until it is so, in real time. @returns how long it took, milliseconds. */
-export async function until(isSo: () => Promise<boolean>, withinMs = 5_000): Promise<number> {
+export async function until(isSo: () => Promise<boolean>, withinMs = 30_000): Promise<number> {
   const begun = performance.now();
   while (!(await isSo())) {
     if (performance.now() - begun > withinMs) throw new Error(`not so within ${withinMs} ms`);

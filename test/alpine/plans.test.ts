@@ -203,7 +203,7 @@ test("no query of any route reads a table from end to end", async () => {
     await client.end();
   }
   expect(wrong).toEqual([]);
-}, 120_000);
+});
 
 /** Everything that is done behind the requests. */
 async function inBackground(): Promise<void> {

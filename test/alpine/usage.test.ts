@@ -359,7 +359,6 @@ test.if(BACKEND !== "embedded")(
     const journal = await own.db().select().from(deliveries);
     expect(journal.map(({ signalId }) => signalId).toSorted()).toEqual(ids.toSorted());
   },
-  30_000,
 );
 
 /** Whether it was done. */
@@ -388,5 +387,4 @@ test.if(BACKEND !== "embedded")(
     await Bun.sleep(200);
     expect([20, 21]).toContain(await counted());
   },
-  30_000,
 );

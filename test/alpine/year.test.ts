@@ -299,4 +299,4 @@ test(`a year of ${ACCOUNTS} accounts: revenue, numbers and rights are those of t
     `${DAYS} days, ${daysAway} of them off, ${accounts.length} accounts: ${lines.join(", ")}`,
   );
   expect(model.movements.length).toBeGreaterThan(100);
-}, 120_000);
+});

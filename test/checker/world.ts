@@ -217,7 +217,7 @@ export async function openBehind(cleanup: AsyncDisposableStack): Promise<Behind>
       ...named("redis", away(cache)),
     ]),
     async readers(url) {
-      await until(async () => (await fetch(`${url}/readyz`)).ok, "accounts are ready", 20_000);
+      await until(async () => (await fetch(`${url}/readyz`)).ok, "accounts are ready");
       const client = clientOf((request) => {
         const { pathname, search } = new URL(request.url);
         return fetch(new Request(url + pathname + search, request));

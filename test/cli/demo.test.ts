@@ -96,7 +96,7 @@ test("signals first, then logins of this run, and an end that is quick", async (
   await welcomed(demo);
   expect((await send(demo, "/api/auth/login", first ?? {})).status).toBe(401);
   await demo.stop("SIGINT");
-}, 60_000);
+});
 
 test("its history is old: a new account sees what its plan may, at once", async () => {
   using dir = tempDir();
@@ -113,7 +113,7 @@ test("its history is old: a new account sees what its plan may, at once", async 
   const shown = (await answer.json()) as { confidence: number; timestamp: string }[];
   expect(shown).toHaveLength(5);
   await demo.stop("SIGINT");
-}, 60_000);
+});
 
 test("the lines that it prints to try do what they say", async () => {
   using dir = tempDir();
@@ -131,7 +131,7 @@ test("the lines that it prints to try do what they say", async () => {
   expect(JSON.parse(answers[0] ?? "")).toHaveLength(3);
   expect(JSON.parse(answers[1] ?? "")).toMatchObject({ signals: [{ duplicate: false }] });
   expect(JSON.parse(answers[2] ?? "")).toMatchObject({ token_type: "Bearer" });
-}, 60_000);
+});
 
 test("an end in the midst of the start is as quick, and leaves nothing that the next one minds", async () => {
   using dir = tempDir();
@@ -147,7 +147,7 @@ test("an end in the midst of the start is as quick, and leaves nothing that the 
   await using demo = startDemo(dir);
   await welcomed(demo);
   expect((await send(demo, "/api/auth/login", loginOf(demo, "User"))).status).toBe(200);
-}, 90_000);
+});
 
 test("whoever closes its output, and then its terminal, reads of no fault", async () => {
   using dir = tempDir();
@@ -173,4 +173,4 @@ test("whoever closes its output, and then its terminal, reads of no fault", asyn
     child.kill("SIGKILL");
   }
   await until(() => processesOf(dir).length === 0, "the end of its database");
-}, 60_000);
+});

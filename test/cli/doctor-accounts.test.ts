@@ -142,7 +142,7 @@ describe("Postgres", () => {
       expect(of("accounts database")?.detail).toMatch(said);
       expect(out).not.toContain(password);
     }
-  }, 30_000);
+  });
 });
 
 describe("the embedded one", () => {
@@ -163,7 +163,7 @@ describe("the embedded one", () => {
     await server.stop();
     const after = await examine({});
     expect(after.of("accounts database")?.detail).toEndWith("; not in use");
-  }, 60_000);
+  });
 
   test("is refused where other machines connect, unless it is said aloud", async () => {
     const env = { HOST: "0.0.0.0", ARGO_READ_TOKEN: "a-token-of-this-test" };
@@ -236,7 +236,7 @@ test("Redis: one that evicts, one that does not, none", async () => {
     expect(of("redis")?.detail).toMatch(said);
     expect(out).not.toContain(password);
   }
-}, 30_000);
+});
 
 test("mail: a server that takes it, one that is none, none", async () => {
   await using server = await smtp();
@@ -259,7 +259,7 @@ test("mail: a server that takes it, one that is none, none", async () => {
     expect(of("mail")?.detail).toMatch(said);
     expect(out).not.toContain("hidden-word");
   }
-}, 30_000);
+});
 
 test("a directory of somebody else's is named", async () => {
   mkdirSync(dir.file("postgres/cluster"), { recursive: true });

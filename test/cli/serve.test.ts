@@ -68,7 +68,7 @@ test("secrets that cannot open the second factors of these accounts are told at 
   const kept = readFileSync(dir.file("jwt.secret"), "utf8").trim();
   expect(warning).not.toContain(kept);
   expect(await told({ JWT_SECRET: `${JWT_SECRET},${kept}` })).toBeUndefined();
-}, 60_000);
+});
 
 test("a terminal that is closed ends it like SIGTERM", async () => {
   await using server = await startServer({ env: { SHUTDOWN_DELAY_SECONDS: "0" } });

@@ -79,7 +79,7 @@ test("workers serve one port as one server: commits, keys, numbers, deaths, the 
   const workers = server.workers();
   expect(await server.stop()).toBe(0);
   expect(workers.filter(isThere)).toEqual([]);
-}, 20_000);
+});
 
 test("they are replaced one by one, and no request fails; streams resume on others", async () => {
   using dir = tempDir();
@@ -112,7 +112,7 @@ test("they are replaced one by one, and no request fails; streams resume on othe
   for (const events of open) await events.must("head");
   expect(await server.stop("SIGINT")).toBe(0);
   for (const events of open) expect((await events.must("end")).data["reason"]).toBe("draining");
-}, 30_000);
+});
 
 test("a supervisor that is killed leaves nobody behind", async () => {
   using dir = tempDir();
@@ -120,7 +120,7 @@ test("a supervisor that is killed leaves nobody behind", async () => {
   const workers = server.workers();
   expect(workers).toHaveLength(2);
   server.kill();
-  await until(() => !workers.some(isThere), "the end of the workers", 5_000);
+  await until(() => !workers.some(isThere), "the end of the workers");
 });
 
 test("without Redis they share their limits through the supervisor, also one that came later", async () => {
@@ -152,7 +152,7 @@ test("without Redis they share their limits through the supervisor, also one tha
   // Who is new knows of a key after its first hundredth of the limit and one exchange.
   expect(late).toBeLessThanOrEqual(40);
   await until(async () => (await poll()) === 429, "the limit at all of them");
-}, 20_000);
+});
 
 test("what keeps workers from starting is told once, with its mend", async () => {
   using dir = tempDir();
@@ -194,4 +194,4 @@ test("what keeps workers from starting is told once, with its mend", async () =>
     code: 1,
     said: [expect.stringContaining("EADDRINUSE")],
   });
-}, 20_000);
+});

@@ -59,4 +59,4 @@ test("it is built, and does its work on Node", async () => {
   } finally {
     rmSync(dist, { recursive: true, force: true });
   }
-}, 30_000);
+});

@@ -65,7 +65,6 @@ describe.skipIf(noPython)("the Python client", () => {
         if (signal !== undefined) expect(cursor).toBe(signal as number);
       }
     },
-    30_000,
   );
 
   test.concurrent("takes up an export that was cut, and a post whose answer was lost", async () => {

@@ -78,7 +78,7 @@ test("resumes over cut connections and kill -9 of the server, each signal once a
   expect(written).toEqual(range(1, written.length));
   expect(bot.ids).toEqual(written);
   expect(bot.drops().length).toBeGreaterThanOrEqual(6);
-}, 30_000);
+});
 
 test("a server that falls silent is left, and found again when it speaks", async () => {
   await using at = await serve();
@@ -147,7 +147,7 @@ test("a bot that is slow holds little, is cut off, and comes back for the rest",
   }
   await events.return();
   expect(drops).toContain("slow");
-}, 30_000);
+});
 
 test("what comes twice is given once, what is unknown is passed over, and who is busy is left alone", async () => {
   const asked: [since: string | null, atMs: number][] = [];

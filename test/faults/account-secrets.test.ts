@@ -166,7 +166,7 @@ test("a whole life at debug level, then everything fails: no secret is told", as
   expect(leaks(secrets, texts)).toEqual([]);
   // The one exception, which whoever starts the server reads there.
   expect(log.filter((line) => line.includes(shown)).length).toBe(1);
-}, 90_000);
+});
 
 test("servers that refuse the password are not told of by it", async () => {
   using dir = tempDir();
@@ -216,7 +216,7 @@ test("servers that refuse the password are not told of by it", async () => {
     expect(texts["Postgres"]).toContain("password authentication failed");
   }
   expect(leaks({ ...own, jwt: env.JWT_SECRET }, texts)).toEqual([]);
-}, 60_000);
+});
 
 test("addresses that cannot be used are refused by their names, not by what is in them", async () => {
   using dir = tempDir();
@@ -245,4 +245,4 @@ test("addresses that cannot be used are refused by their names, not by what is i
     expect(said).not.toContain("    at ");
     expect(leaks({ secret, cut: secret.slice(0, 31), ...long }, { said })).toEqual([]);
   }
-}, 120_000);
+});

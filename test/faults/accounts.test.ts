@@ -71,7 +71,6 @@ describe("Postgres", () => {
       await until(
         async () => (await me(at, member.access)).status === 503,
         "no session is believed",
-        8_000,
       );
       const stranger = `argo_live_${"0".repeat(38)}`;
       expect([401, 503]).toContain((await poll(at, stranger)).status);
@@ -79,15 +78,10 @@ describe("Postgres", () => {
 
       if (how === "kill") await server.start();
       else server.resume();
-      await until(
-        async () => (await login(at, member.email)).status === 200,
-        "accounts are back",
-        15_000,
-      );
+      await until(async () => (await login(at, member.email)).status === 200, "accounts are back");
       expect((await me(at, member.access)).status).toBe(200);
       await until(async () => (await health(at)).status === "healthy", "healthy again");
     },
-    120_000,
   );
 
   test("gone for longer than rights may be old: known keys are believed no more, until it is back", async () => {
@@ -101,13 +95,13 @@ describe("Postgres", () => {
     expect((await poll(at, key)).status).toBe(200);
     await server.kill();
     const begun = performance.now();
-    await until(async () => (await poll(at, key)).status === 503, "the rights are too old", 12_000);
+    await until(async () => (await poll(at, key)).status === 503, "the rights are too old");
     expect(performance.now() - begun).toBeGreaterThan(4_000);
     // The operator's own tokens hang on no database.
     expect((await poll(at, READ_TOKEN)).status).toBe(200);
     await server.start();
-    await until(async () => (await poll(at, key)).status === 200, "the rights are known", 15_000);
-  }, 60_000);
+    await until(async () => (await poll(at, key)).status === 200, "the rights are known");
+  });
 
   test("not there at the start: signals flow, accounts follow", async () => {
     await using server = await ownPostgres();
@@ -121,7 +115,7 @@ describe("Postgres", () => {
     expect((await me(at, member.access)).status).toBe(200);
     // Before the server that it stands on.
     await at[Symbol.asyncDispose]();
-  }, 60_000);
+  });
 });
 
 describe("Redis", () => {
@@ -143,7 +137,7 @@ describe("Redis", () => {
         looks.push(ms);
       }
       expect(Math.max(...looks)).toBeLessThan(100);
-      await until(async () => (await health(at)).checks["redis"] === "unhealthy", "noticed", 8_000);
+      await until(async () => (await health(at)).checks["redis"] === "unhealthy", "noticed");
       expect((await health(at)).status).toBe("degraded");
 
       // Limits go on in process: never unlimited.
@@ -159,10 +153,9 @@ describe("Redis", () => {
 
       if (how === "kill") await cache.start();
       else cache.resume();
-      await until(async () => (await health(at)).status === "healthy", "healthy again", 15_000);
+      await until(async () => (await health(at)).status === "healthy", "healthy again");
       expect((await me(at, member.access)).status).toBe(401);
     },
-    60_000,
   );
 
   test("flushed: what was revoked stays revoked, what was limited stays limited (A5)", async () => {

@@ -154,7 +154,7 @@ async function mustBeHonest(url: string): Promise<{ failed: number }> {
 async function mustRefuseWrites(url: string): Promise<void> {
   using wire = await Wire.open(url);
   const unfit = async () => (await wire.get("/readyz")).status === 503;
-  await until(unfit, "the damage to be known", 6_000);
+  await until(unfit, "the damage to be known");
   expect((await wire.get("/health")).status).toBe(503);
   const answer = await wire.post(signal("NEVER", 1));
   expect([answer.status, REFUSED.test(answer.body)]).toEqual([503, true]);
@@ -180,13 +180,13 @@ for (const [name, make] of unreadable) {
     expect(said).toContain("exit code 1");
     expect(said).toMatch(REFUSED);
     expect(readFileSync(db).equals(before)).toBe(true);
-  }, 15_000);
+  });
 }
 
 test("a directory in the file's place is refused", async () => {
   const said = await tryServe(dir.path);
   expect(said).toContain("exit code 1");
-}, 15_000);
+});
 
 const damaged: [name: string, from: () => string, make: (path: string) => void][] = [
   ["half of the file is missing", () => sound, (path) => truncateSync(path, 40 * PAGE)],
@@ -224,7 +224,7 @@ for (const [name, from, make] of damaged) {
       expect(await server.stop()).toBe(0);
     }
     expect(readFileSync(db).equals(before)).toBe(true);
-  }, 25_000);
+  });
 }
 
 test("a post in the first instant after the start does not get into a damaged file", async () => {
@@ -235,7 +235,7 @@ test("a post in the first instant after the start does not get into a damaged fi
   await using server = said;
   using wire = await Wire.open(server.url);
   expect((await wire.post(signal("EARLY", 1))).status).toBe(503);
-}, 15_000);
+});
 
 /** The rows of a started server, which must be those of the truth up to some commit. */
 async function prefixOf(url: string): Promise<number> {
@@ -249,7 +249,7 @@ async function prefixOf(url: string): Promise<number> {
 test("a whole log after a crash is read to its end", async () => {
   await using server = await serveFile(copyOf(crashed, "whole-log"));
   expect(await prefixOf(server.url)).toBe(ROWS + LOGGED);
-}, 15_000);
+});
 
 test("a torn end of the log is a normal crash: the commits before it are served", async () => {
   const db = copyOf(crashed, "torn-log");
@@ -259,7 +259,7 @@ test("a torn end of the log is a normal crash: the commits before it are served"
   expect(await prefixOf(server.url)).toBe(ROWS + LOGGED - 1);
   using wire = await Wire.open(server.url);
   expect((await wire.post(signal("AFTER", 1))).status).toBe(201);
-}, 15_000);
+});
 
 const logDamages: [name: string, make: (wal: string) => void][] = [
   [
@@ -286,7 +286,7 @@ for (const [name, make] of logDamages) {
     expect(said).toMatch(REFUSED);
     expect(readFileSync(db).equals(file)).toBe(true);
     expect(readFileSync(`${db}-wal`).equals(log)).toBe(true);
-  }, 15_000);
+  });
 }
 
 const SPILL = `
@@ -309,7 +309,7 @@ test("an engine killed inside a large transaction leaves a log that is no damage
   expect(existsSync(`${db}-wal`)).toBe(true);
   await using server = await serveFile(db);
   expect(await prefixOf(server.url)).toBe(ROWS);
-}, 15_000);
+});
 
 test("an engine that commits all the time is never taken for damage at the start", async () => {
   const random = seededRandom("start beside an engine");
@@ -323,4 +323,4 @@ test("an engine that commits all the time is never taken for damage at the start
     using wire = await Wire.open(server.url);
     expect(newestId((await wire.get(`${LATEST}?symbol=BUSY`)).body)).toBeGreaterThanOrEqual(noted);
   }
-}, 20_000);
+});

@@ -65,7 +65,7 @@ async function resume(url: string, ledger: Ledger): Promise<void> {
   using wire = await Wire.open(url);
   for (const post of ledger.unanswered) {
     const taken = async () => (await ledger.send(wire, post)).status === 201;
-    await until(taken, "ingest once there is space", 5_000);
+    await until(taken, "ingest once there is space");
   }
 }
 
@@ -115,7 +115,6 @@ test.skipIf(!mounts)(
     expect(ledger.compare(db)).toEqual(SOUND);
     console.log(`full disk: ${ledger.acknowledged.length} acknowledged, ${ledger.refused} refused`);
   },
-  30_000,
 );
 
 test.skipIf(!mounts)(
@@ -145,12 +144,11 @@ test.skipIf(!mounts)(
       expect(newestId((await wire.get(LATEST)).body)).toBe(1);
       expect(isRetryLater(await wire.post(signal("MORE", 2)))).toBe(true);
       await rm(`${path}/filler`);
-      await until(async () => (await wire.post(signal("MORE", 2))).status === 201, "ingest", 5_000);
+      await until(async () => (await wire.post(signal("MORE", 2))).status === 201, "ingest");
     } else {
       expect(await Bun.file(db).bytes()).toEqual(before);
     }
   },
-  20_000,
 );
 
 test.skipIf(prlimit === null)(
@@ -180,7 +178,6 @@ test.skipIf(prlimit === null)(
     expect(ledger.odd).toEqual([]);
     expect(ledger.compare(db)).toEqual(SOUND);
   },
-  20_000,
 );
 
 /** A server as a user whom permissions bind: they do not bind root. */
@@ -243,7 +240,6 @@ test.skipIf(!bound)(
     expect(await server.stop()).toBe(0);
     expect(await Bun.file(db).bytes()).toEqual(before);
   },
-  20_000,
 );
 
 test.skipIf(!bound)(
@@ -261,7 +257,6 @@ test.skipIf(!bound)(
     expect(await server.stop()).toBe(0);
     expect(await Bun.file(db).bytes()).toEqual(before);
   },
-  20_000,
 );
 
 test.skipIf(!bound)(
@@ -284,7 +279,6 @@ test.skipIf(!bound)(
       chmodSync(dir.path, 0o755);
     }
   },
-  20_000,
 );
 
 test.skipIf(!bound || !asRoot)(
@@ -310,7 +304,6 @@ test.skipIf(!bound || !asRoot)(
     insert.finalize();
     expect(await server.stop()).toBe(0);
   },
-  20_000,
 );
 
 test.skipIf(!bound)(
@@ -336,7 +329,6 @@ test.skipIf(!bound)(
       chmodSync(dir.path, 0o755);
     }
   },
-  20_000,
 );
 
 test.skipIf(!bound)(
@@ -358,5 +350,4 @@ test.skipIf(!bound)(
       chmodSync(dir.path, 0o755);
     }
   },
-  20_000,
 );

@@ -57,7 +57,7 @@ test("killed with -9, in however many processes, everybody is told of each signa
   for (const server of servers) stack.use(server);
   const run = (server: Server) =>
     server.logs().some((line) => line.includes("background jobs run"));
-  await until(() => servers.every(run), "background jobs run", 20_000);
+  await until(() => servers.every(run), "background jobs run");
   await until(() => watches(client), "signals are watched");
   const falters = servers.flatMap((server) =>
     server.logs().filter((line) => /"level":"(warn|error)".*background/.test(line)),
@@ -96,7 +96,7 @@ test("killed with -9, in however many processes, everybody is told of each signa
   expect(await number(client, "SELECT count(*) AS n FROM notifications")).toBe(2 * everybody);
   const jobs = "SELECT count(*) AS n FROM pgboss.job WHERE name = 'premium_signal'";
   expect(await number(client, jobs)).toBe(2);
-}, 120_000);
+});
 
 test("with the database gone for a while, signals are taken and told of when it is back", async () => {
   await using server = await ownPostgres();
@@ -110,7 +110,7 @@ test("with the database gone for a while, signals are taken and told of when it 
     await using client = await connect(url);
     return await work(client);
   };
-  await until(() => ask(watches), "signals are watched", 20_000);
+  await until(() => ask(watches), "signals are watched");
   await ask(fill);
   const post = async (entry_price: number): Promise<void> =>
     expect((await at.app.post(signal({ entry_price }))).status).toBe(201);
@@ -129,4 +129,4 @@ test("with the database gone for a while, signals are taken and told of when it 
   const told = (id: number) => ask((c) => number(c, toldOf(id)));
   const all = async () => (await told(1)) === everybody && (await told(2)) === everybody;
   await until(all, "everybody is told of both", 45_000);
-}, 120_000);
+});

@@ -340,7 +340,7 @@ export async function holdLock(
       if (line === "held") held.resolve(true);
     },
   });
-  const ok = await within(Promise.race([held.promise, child.done.then(() => false)]), 15_000);
+  const ok = await within(Promise.race([held.promise, child.done.then(() => false)]), 30_000);
   if (ok !== true) {
     await child[Symbol.asyncDispose]();
     throw new Error(`the lock could not be had\n${child.lines().join("\n")}`);

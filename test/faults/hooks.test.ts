@@ -71,7 +71,7 @@ test("killed at any moment, and sent again to another process: each alert is one
   expect(rows.map((row) => row.symbol).toSorted()).toEqual(
     [...answered.keys(), ...lost].toSorted(),
   );
-}, 30_000);
+});
 
 test("sent at once to two processes of one file it is one signal", async () => {
   using dir = tempDir();
@@ -83,4 +83,4 @@ test("sent at once to two processes of one file it is one signal", async () => {
   expect(rows.filter((row) => row?.duplicate === false)).toHaveLength(1);
   expect(new Set(rows.map((row) => row?.id)).size).toBe(1);
   expect(readFile(db).rows).toHaveLength(1);
-}, 20_000);
+});

@@ -46,7 +46,7 @@ test("kill -9 at random moments loses nothing that was acknowledged", async () =
   expect(ledger.compare(db)).toEqual(SOUND);
   const total = await wire.get("/api/stats");
   expect((JSON.parse(total.body) as { total: number }).total).toBe(missing);
-}, 40_000);
+});
 
 test("an Idempotency-Key survives the crash: the same answer, another body is 422", async () => {
   using dir = tempDir();
@@ -78,4 +78,4 @@ test("an Idempotency-Key survives the crash: the same answer, another body is 42
   expect(other.status).toBe(422);
   const list = await own.get("/api/signals/latest?limit=10");
   expect((JSON.parse(list.body) as unknown[]).length).toBe(1);
-}, 20_000);
+});

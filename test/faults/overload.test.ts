@@ -97,7 +97,7 @@ test("three times what it can take: goodput holds, the excess gets 503, polls go
   expect((await wire.post(signal("AFTER", 1))).status).toBe(201);
   const stored = readFile(db).rows.length - 1;
   expect(stored).toBeGreaterThanOrEqual((peak.accepted + over.accepted) * BATCH);
-}, 30_000);
+});
 
 test("a thousand idle connections and a hundred that stall: others notice nothing", async () => {
   using dir = tempDir();
@@ -138,7 +138,7 @@ test("a thousand idle connections and a hundred that stall: others notice nothin
     await pollers.stop();
   }
   expect(pollers.faults).toEqual([]);
-}, 30_000);
+});
 
 test("readers that ask for everything and take nothing hold bounded memory", async () => {
   using dir = tempDir();
@@ -171,7 +171,7 @@ test("readers that ask for everything and take nothing hold bounded memory", asy
   } finally {
     for (const each of wires) each[Symbol.dispose]();
   }
-}, 30_000);
+});
 
 test("a log that nobody reads stops no poll, and does not keep the server from ending", async () => {
   using dir = tempDir();
@@ -203,5 +203,5 @@ test("a log that nobody reads stops no poll, and does not keep the server from e
   expect([flooded ?? `still at ${asked}`, poll ?? "no answer"]).toEqual([2_000, 200]);
   child.kill("SIGTERM");
   const gone = () => !child.running();
-  await until(gone, "its end", 12_000);
-}, 30_000);
+  await until(gone, "its end");
+});

@@ -50,4 +50,4 @@ test("Postgres goes away while webhooks arrive: none that was answered 200 is lo
   expect(currencies[0]?.months.reduce((sum, { received_minor: minor }) => sum + minor, 0)).toBe(
     12 * 14_900,
   );
-}, 60_000);
+});

@@ -39,7 +39,7 @@ test.each([
     await Bun.sleep(300);
     change(db);
     const unfit = async () => (await fetch(`${server.url}/readyz`)).status === 503;
-    await until(unfit, "the change to be noticed", 3_000);
+    await until(unfit, "the change to be noticed");
     const polled = await fetch(`${server.url}/api/signals/latest`);
     expect(polled.status).toBe(503);
     expect(await polled.text()).toContain("Restart it");

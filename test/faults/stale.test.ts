@@ -18,7 +18,7 @@ for (const rate of [1, 100, 1_000]) {
     expect(result.polls).toBeGreaterThanOrEqual(8_000);
     // Two seconds of it; on a machine that is busy the engine gets to a part of that.
     expect(result.commits).toBeGreaterThan(rate === 1 ? 1 : rate / 5);
-  }, 30_000);
+  });
 }
 
 test("no stale poll right behind a commit of the poller's own", async () => {
@@ -26,4 +26,4 @@ test("no stale poll right behind a commit of the poller's own", async () => {
   print("own commits", result);
   expect(result.stale).toEqual([]);
   expect(result.commits).toBeGreaterThanOrEqual(8_000);
-}, 30_000);
+});

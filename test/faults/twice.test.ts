@@ -50,7 +50,7 @@ test("a second server on one port exits 1 at once and writes nothing", async () 
   expect((await wire.post(signal("TWO", 2))).status).toBe(201);
   expect(newestId((await wire.get(LATEST)).body)).toBe(2);
   console.log(`second server on the port: gone after ${ms.toFixed(0)} ms`);
-}, 20_000);
+});
 
 test("two servers start on one new file at the same moment", async () => {
   for (let round = 0; round < 3; round += 1) {
@@ -66,7 +66,7 @@ test("two servers start on one new file at the same moment", async () => {
     expect(newestId((await one.get(LATEST)).body)).toBe(2);
     expect(readFile(db).integrity).toEqual(["ok"]);
   }
-}, 20_000);
+});
 
 test("two servers on one file: each shows the other's commit at the next poll", async () => {
   using dir = tempDir();
@@ -83,7 +83,7 @@ test("two servers on one file: each shows the other's commit at the next poll", 
     const id = acceptedOf(answer)[0]?.id ?? Number.NaN;
     expect([newestId(poll.body), poll.headers.get("signal-head")]).toEqual([id, String(id)]);
   }
-}, 20_000);
+});
 
 test("two servers on one file: nothing acknowledged is lost, through a kill of one", async () => {
   using dir = tempDir();
@@ -103,7 +103,7 @@ test("two servers on one file: nothing acknowledged is lost, through a kill of o
   for (const post of ledger.unanswered) await ledger.send(wire, post);
   expect(ledger.unanswered).toEqual([]);
   expect(ledger.compare(db)).toEqual(SOUND);
-}, 20_000);
+});
 
 test("the same post to both at once is one row: by its key, or by its content", async () => {
   using dir = tempDir();
@@ -122,4 +122,4 @@ test("the same post to both at once is one row: by its key, or by its content", 
   }
   const { rows, integrity } = readFile(db);
   expect([rows.length, integrity]).toEqual([60, ["ok"]]);
-}, 20_000);
+});

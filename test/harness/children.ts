@@ -79,7 +79,7 @@ export function spawnChild(command: string[], options: SpawnOptions = {}): Child
     running: () => child.exitCode === null && child.signalCode === null,
     kill: (signal = "SIGKILL") => child.kill(signal),
     endInput: () => void child.stdin.end(),
-    async stop(signal = "SIGTERM", waitMsMax = 15_000) {
+    async stop(signal = "SIGTERM", waitMsMax = 60_000) {
       child.kill(signal);
       const code = await within(done, waitMsMax);
       if (code !== undefined) return code;

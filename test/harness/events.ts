@@ -35,7 +35,7 @@ export class Events implements AsyncDisposable {
   }
 
   /** The next event; null at the end. */
-  async next(withinMs = 10_000): Promise<Event | null> {
+  async next(withinMs = 30_000): Promise<Event | null> {
     while (this.#events.length === 0) {
       if (!(await this.#more(withinMs))) throw new Error("no event in time");
       if (this.#over) return null;

@@ -246,7 +246,7 @@ test("servers and directories end with the process that started them, killed or 
       env: { TMPDIR: dir.file("tmp") },
       onLine: (line) => (ports = line.split(" ").map(Number)),
     });
-    await until(() => ports.length === 2, "the servers", 20_000);
+    await until(() => ports.length === 2, "the servers");
     if (how === "kill") parent.kill("SIGKILL");
     for (const port of ports) {
       await until(async () => (await reach(port)) === "ECONNREFUSED", "their end");

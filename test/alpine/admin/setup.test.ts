@@ -186,4 +186,4 @@ test("each start without an administrator logs a fresh link, and later ones none
   expect((await post(server, first)).status).toBe(409);
   await server.stop();
   expect(logged(server)).toBeUndefined();
-}, 60_000);
+});

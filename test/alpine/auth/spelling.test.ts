@@ -69,5 +69,4 @@ test.each(["LOCALE 'C'", "LOCALE 'C.UTF-8'", "LOCALE_PROVIDER icu ICU_LOCALE 'un
       await superuser.end();
     }
   },
-  30_000,
 );

@@ -94,5 +94,4 @@ test.each(["/api/auth/password/forgot", "/api/auth/verify-email/resend"])(
     }
     expect(apart).toBeLessThanOrEqual(apartMax);
   },
-  60_000,
 );

@@ -424,4 +424,4 @@ test("the right password without the code is half a login, and locks nobody out"
   expect(answers).toContain(429);
   at.clock.ms += 2 * stepMs;
   expect(await loginStatus(member, member.code())).toBe(200);
-}, 30_000);
+});

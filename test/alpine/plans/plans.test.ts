@@ -179,7 +179,7 @@ describe("what is for sale", () => {
       await using other = await openAccounts({ beside: at });
       await changed("starter", { streams_max: 7 });
       const known = async () => (await plans(other))[0]?.streams_max === 7;
-      await until(known, "the other server knows it", 1_000);
+      await until(known, "the other server knows it");
       await changed("starter", { streams_max: 1 });
     },
   );

@@ -139,7 +139,7 @@ test("one reader who asks for much keeps nobody from asking", async () => {
   // Gone before it is awaited: what waits is refused at its deadline, or answered before.
   await scope.disposeAsync();
   await Promise.allSettled(greedy);
-}, 30_000);
+});
 
 test("new premium signals are seen, and all others passed by", async () => {
   const lines = [1, 96, 94.9, 99, null, 95].map((confidence, i) =>

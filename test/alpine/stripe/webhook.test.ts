@@ -440,4 +440,4 @@ test("duplicated, reordered, replayed and concurrent events end as once in order
       expect({ ...what, ...(await state()) }).toEqual({ ...what, ...expected });
     }
   }
-}, 60_000);
+});

@@ -287,7 +287,7 @@ describe("the profile", () => {
     expect(wrong).toEqual([]);
     expect(hits.hit + hits.miss).toBe(3_000);
     expect(hits.hit).toBeGreaterThan(1_500);
-  }, 60_000);
+  });
 });
 
 describe("deletion", () => {

@@ -443,7 +443,7 @@ test("two processes hand each signal over once and send it once", async () => {
   await until(async () => {
     await Promise.all([world.tasks, ...others].map((tasks) => tasks.look()));
     return bot.got.length >= 30 && slow.got.length >= 30;
-  }, 20_000);
+  });
   for (const tasks of [world.tasks, ...others]) await tasks.sender.idle();
   for (const tasks of others) await tasks[Symbol.asyncDispose]();
   expect(bot.ids()).toEqual(ids);

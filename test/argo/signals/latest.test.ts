@@ -528,7 +528,7 @@ for line in sys.stdin:
     expect(equal).toBeGreaterThan(60);
     expect(plain.deps.argo.answers.reused).toBe(0);
     expect(app.deps.argo.answers.reused).toBeGreaterThan(0);
-  }, 30_000);
+  });
 });
 
 describe("the cache is bounded", () => {

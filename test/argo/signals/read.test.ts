@@ -287,7 +287,7 @@ describe("stats", () => {
       ),
       seeded(60),
     );
-  }, 30_000);
+  });
 
   test("of more names than are told apart are counted, by no read of the server's thread", async () => {
     const names = 60_000;
@@ -317,7 +317,7 @@ describe("stats", () => {
     expect(await app.json<Page>("/api/signals?limit=1")).toMatchObject({ has_more: true });
     expect((await counting).by_action).toEqual({ BUY: names + 1, SELL: 1 });
     expect(near).not.toHaveBeenCalled();
-  }, 20_000);
+  });
 
   test("are right after posts, and a repeated post counts once", async () => {
     await using app = await openApp();
@@ -478,13 +478,12 @@ describe("export", () => {
         socket.on("data", (bytes) => void (received += bytes.length));
         socket.resume();
         const all = 150_000 * 200;
-        await until(() => bytesRead > all, "the rest", 20_000);
+        await until(() => bytesRead > all, "the rest");
         expect(received).toBeGreaterThan(0);
       } finally {
         socket.destroy();
       }
     },
-    30_000,
   );
 
   test("a reader that goes away ends the reading", async () => {

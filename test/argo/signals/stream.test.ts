@@ -346,7 +346,7 @@ describe("the sequence", () => {
     expect(app.deps.argo.reader.look().maxId).toBe(last);
     const read = await Promise.all(followers);
     expect(Math.min(...read)).toBeGreaterThanOrEqual(total);
-  }, 30_000);
+  });
 
   test("is resumed from random cuts without gap or duplicate", async () => {
     tellSeed();
@@ -384,7 +384,7 @@ describe("the sequence", () => {
     const [, ...cuts] = await Promise.all([write(), client(), client(), client()]);
     expect(writing).toBe(false);
     expect(Math.min(...(cuts as number[]))).toBeGreaterThan(10);
-  }, 30_000);
+  });
 
   test("tells of rows that are taken away, and repeats none of the others", async () => {
     await using app = await openApp({ now: Date.now() });
@@ -587,7 +587,7 @@ test("a slow client is cut off with its cursor, and costs nobody else anything",
   } finally {
     socket.destroy();
   }
-}, 30_000);
+});
 
 describe("the end of the server", () => {
   test("ends streams with their cursor, and lets nobody in", async () => {
@@ -634,5 +634,5 @@ describe("the end of the server", () => {
     expect(await polls).toEqual([304, 304]);
     expect(await stopped).toBe(0);
     expect(performance.now() - begun).toBeLessThan(3_000);
-  }, 15_000);
+  });
 });
