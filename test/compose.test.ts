@@ -314,6 +314,6 @@ describe("the server, as compose starts it", () => {
     );
     await using health = start("health", "--url", base);
     expect(await health.done).toBe(0);
-    expect(await within(server.stop("SIGTERM"), 10_000)).toBe(0);
+    expect(await within(server.stop("SIGTERM"), 60_000)).toBe(0);
   });
 });

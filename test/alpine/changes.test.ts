@@ -65,7 +65,10 @@ describe("what was revoked", () => {
     await server.kill();
     // Another process, which still reaches the database, has revoked it and says so.
     const told = [{ kind: "key", id, userId: member.id }];
-    await at.app.deps.redis?.publish("changes", JSON.stringify({ by: "another", told }));
+    const message = JSON.stringify({ by: "another", told });
+    // A Redis that answers late on a busy machine is done without for a moment.
+    const { redis } = at.app.deps;
+    await until(async () => (await redis?.publish("changes", message)) === true, "it is told");
     await until(async () => (await poll(at, key)) !== 200, "the key is not believed");
     expect(await poll(at, key)).toBe(503);
     await server.start();
@@ -95,7 +98,11 @@ test("a change of a kind that this release does not know shuts nobody out", asyn
   const unknown = sql`INSERT INTO changes (at, change) VALUES (now(), '{"kind":"plan","id":"pro"}')`;
   await at.db().execute(unknown);
   await Bun.sleep(1_200);
-  expect(at.app.deps.alpine?.changes.ageMs).toBeLessThan(1_000);
+  const ageMs = () => at.app.deps.alpine?.changes.ageMs ?? Infinity;
+  await until(
+    () => ageMs() < 1_000,
+    () => `looks at what changed, not one ${ageMs()} ms ago`,
+  );
   expect(await me(at, member.access)).toBe(200);
   await at.must(204, "DELETE", `/api/keys/${id}`, undefined, member.access);
   expect(await poll(at, key)).toBe(401);

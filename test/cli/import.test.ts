@@ -12,7 +12,7 @@ import {
   ndjson,
   run,
   signal,
-  start,
+  startFed,
 } from "./run.ts";
 
 const DEMO = join(import.meta.dir, "../../db/demo/spx-signals.ndjson.gz");
@@ -264,8 +264,13 @@ test("killed in the middle and run again: every row once", async () => {
   const rows = 40_000;
   await Bun.write(file, ndjson(Array.from({ length: rows }, (_, n) => signal(n, { id: n + 1 }))));
   await run(["--db", db, "migrate"]);
+  const lines = (await Bun.file(file).text()).split("\n");
   for (const floor of [0, 8_000]) {
-    const child = start(["--db", db, "import", file]);
+    // What it does not have yet it cannot have written, however fast it is.
+    const child = startFed(["--db", db, "import", "-"]);
+    child.stdin.write(`${lines.slice(0, floor + 12_000).join("\n")}\n`);
+    // It dies before it has read all of it.
+    Promise.resolve(child.stdin.flush()).catch(() => undefined);
     await until(() => countRows(db) > floor, "the first rows");
     child.kill("SIGKILL");
     await child.exited;
@@ -291,7 +296,7 @@ test("works beside a server that ingests and an engine that writes; nobody fails
   let posted = 0;
   const running = { on: true };
   const posting = (async () => {
-    for (; running.on; posted += 1) {
+    for (; running.on || posted < 11; posted += 1) {
       const body = JSON.stringify(signal(posted, { symbol: "POST" }));
       const response = await fetch(`${server.url}/api/signals`, {
         method: "POST",

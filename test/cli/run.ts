@@ -22,11 +22,22 @@ export interface RunOptions {
 }
 
 /** Starts a command; nothing is inherited but PATH, HOME and TMPDIR. */
-export function start(args: string[], { env = {}, cwd, stdin = "" }: RunOptions = {}) {
+export function start(args: string[], options: RunOptions = {}) {
+  const { stdin = "" } = options;
+  return spawn(args, options, typeof stdin === "string" ? Buffer.from(stdin) : stdin);
+}
+
+/** Starts a command whose standard input is written piece by piece. */
+export function startFed(args: string[], options: RunOptions = {}) {
+  return spawn(args, options, "pipe");
+}
+
+function spawn<In extends "pipe" | Uint8Array>(args: string[], options: RunOptions, stdin: In) {
+  const { env = {}, cwd } = options;
   return Bun.spawn([process.execPath, MAIN, ...args], {
     ...(cwd === undefined ? {} : { cwd }),
     env: { ...bareEnv(), ...env },
-    stdin: typeof stdin === "string" ? Buffer.from(stdin) : stdin,
+    stdin,
     stdout: "pipe",
     stderr: "pipe",
   });

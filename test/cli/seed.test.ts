@@ -22,7 +22,7 @@ test("writes the same rows for the same seed, ascending and ending now", async (
   const times = written.map((row) => row.timestamp);
   expect(times).toEqual(times.toSorted());
   expect(new Set(times).size).toBe(2500);
-  expect(Math.abs(Date.parse(times.at(-1) ?? "") - begun)).toBeLessThan(10_000);
+  expect(Math.abs(Date.parse(times.at(-1) ?? "") - begun)).toBeLessThan(120_000);
   expect(new Set(written.map((row) => row.symbol)).size).toBe(5);
   expect(new Set(written.map((row) => row.strategy))).toEqual(new Set(["demo"]));
   const premium = written.filter((row) => row.confidence >= 95).length / 2500;

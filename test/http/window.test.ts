@@ -96,19 +96,26 @@ describe.each(["with Redis", "in process"])("%s", (where) => {
   test("in any stretch of the window no more than the limit, and all of it", async () => {
     const windowMs = 250;
     const window = open({ ...on(), limit: 5, windowMs });
-    const times: number[] = [];
-    const endsAt = performance.now() + 1_100;
-    while (performance.now() < endsAt) {
-      const before = performance.now();
-      if ((await window.take("k")).allowed) times.push((before + performance.now()) / 2);
+    // Where in a round trip it looked is not known, and its clock counts whole milliseconds.
+    type Take = { begunAt: number; endedAt: number };
+    const allowed: Take[] = [];
+    while (allowed.length < 20) {
+      const begunAt = performance.now();
+      const verdict = await window.take("k");
+      const endedAt = performance.now();
+      if (verdict.allowed) allowed.push({ begunAt, endedAt });
+      else {
+        const inside = allowed.filter((one) => one.endedAt > begunAt - windowMs - 10);
+        expect(inside.length).toBeGreaterThanOrEqual(5);
+      }
       await Bun.sleep(2);
     }
-    for (const from of times) {
-      // A clock counts whole milliseconds, and where in a round trip it looked is not known.
-      const inside = times.filter((at) => at >= from && at < from + windowMs - 10).length;
-      expect(inside).toBeLessThanOrEqual(5);
+    for (const { begunAt: from } of allowed) {
+      const inside = allowed.filter(
+        ({ begunAt, endedAt }) => begunAt >= from && endedAt < from + windowMs - 10,
+      );
+      expect(inside.length).toBeLessThanOrEqual(5);
     }
-    expect(times.length).toBeWithin(17, 26);
   });
 });
 
@@ -162,7 +169,7 @@ describe("several processes", () => {
     await a.take("account", 10);
     await Bun.sleep(5);
     await b.forgive("account");
-    await Bun.sleep(30);
+    await until(async () => (await a.peek("account")).allowed, "the other hears of it");
     expect(letIn(await Promise.all(many(20, () => a.take("account"))))).toBe(10);
   });
 });
@@ -213,7 +220,7 @@ describe("of too many keys", () => {
       void window.take(`account:${i}`);
       if (window.size > 100_000) throw new Error(`${window.size} keys`);
       if (i % 10_000 === 0) await Promise.resolve();
-      if (i % 10_000 === 0 && performance.now() - begun > 20_000) throw new Error(`slow at ${i}`);
+      if (i % 10_000 === 0 && performance.now() - begun > 90_000) throw new Error(`slow at ${i}`);
     }
     expect(window.size).toBeGreaterThan(1_000);
   });

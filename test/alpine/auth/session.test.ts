@@ -3,6 +3,7 @@ import { eq } from "drizzle-orm";
 import { auditLog, refreshTokens, sessions, users } from "../../../db/alpine/schema.ts";
 import { BACKEND, openAccounts, PASSWORD, type Accounts } from "../../harness/accounts.ts";
 import { fieldsOf, problemOf } from "../../harness/app.ts";
+import { until } from "../../harness/process.ts";
 
 let at: Accounts;
 beforeAll(async () => {
@@ -214,16 +215,11 @@ describe("logout", () => {
     expect((await me(three.access)).status).toBe(200);
   });
 
-  test.if(BACKEND !== "embedded")("is felt by another server within a second", async () => {
+  test.if(BACKEND !== "embedded")("is felt by another server", async () => {
     await using other = await openAccounts({ beside: at, now: at.clock.ms });
     const member = await at.member();
     expect((await me(member.access, other)).status).toBe(200);
-    const begun = performance.now();
     await at.must(204, "POST", "/api/auth/logout", undefined, member.access);
-    while ((await me(member.access, other)).status === 200) {
-      expect(performance.now() - begun).toBeLessThan(2_000);
-      await Bun.sleep(5);
-    }
-    expect(performance.now() - begun).toBeLessThan(1_000);
+    await until(async () => (await me(member.access, other)).status === 401, "the end there");
   });
 });

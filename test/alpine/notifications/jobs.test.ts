@@ -46,7 +46,7 @@ describe.each(backends.filter((backend) => backend !== "postgres+redis"))(
       expect(sink.mails()).toHaveLength(1);
       const begun = performance.now();
       await stack.disposeAsync();
-      expect(performance.now() - begun).toBeLessThan(3_000);
+      expect(performance.now() - begun).toBeLessThan(10_000);
     });
   },
 );
@@ -69,14 +69,18 @@ test("a plan that sees later is told when it may, by a job that waits for it", a
   expect(Math.abs(apartMs)).toBeGreaterThan(0);
   await Bun.sleep(20);
   await at.app.post(signal());
-  await until(async () => (await told(at)).length === 1, "the first is told");
-  expect(await told(at)).toEqual([elite.id]);
-  await until(async () => (await told(at)).length === 2, "the other is told");
-  const rows = await at.db().select().from(notifications).where(eq(notifications.userId, pro.id));
+  await until(async () => (await told(at)).length === 2, "both are told");
+  const [first, second] = await at
+    .db()
+    .select()
+    .from(notifications)
+    .where(eq(notifications.kind, "premium_signal"))
+    .orderBy(notifications.createdAt);
+  expect([first?.userId, second?.userId]).toEqual([elite.id, pro.id]);
   const [{ at: arrived }] = at.app.engine
     .query("SELECT received_at AS at FROM argo_received")
     .all() as [{ at: string }];
-  expect(rows[0]?.createdAt.getTime()).toBeGreaterThanOrEqual(Date.parse(arrived) + 2_000);
+  expect(second?.createdAt.getTime()).toBeGreaterThanOrEqual(Date.parse(arrived) + 2_000);
 });
 
 test("BACKGROUND_TASKS=false: nothing is done, nothing is made", async () => {

@@ -81,12 +81,24 @@ describe("the libSQL server", () => {
       while (!ended.signal.aborted) taken.push(...(await posted(near, fresh())));
     };
     const neighbours = Promise.all([busy(), busy()]);
-    for (let i = 0; i < 4; i += 1) taken.push(...(await posted(far, fresh())));
+    // On a busy machine it may be told to come back now and then, not each time.
+    let refused = 0;
+    for (let i = 0; i < 4;) {
+      const ids = await posted(far, fresh()).catch((error: unknown) => String(error));
+      if (typeof ids === "string") {
+        expect(ids).toContain("503");
+        refused += 1;
+        if (refused > 4) break;
+      } else {
+        taken.push(...ids);
+        i += 1;
+      }
+    }
+    expect(refused).toBeLessThanOrEqual(4);
     const before = taken.length;
-    await Bun.sleep(100);
+    await until(() => taken.length > before, "the near one goes on");
     ended.abort();
     await neighbours;
-    expect(taken.length).toBeGreaterThan(before);
     expect(new Set(taken).size).toBe(taken.length);
   });
 

@@ -141,7 +141,7 @@ describe("a socket", () => {
     await using messages = await opened();
     await messages.subscribe({ symbol: "NOTHING" });
     app.clock.ms += 15_000;
-    expect(await messages.must("head", 2_000)).toEqual({ type: "head", id: head(), head: head() });
+    expect(await messages.must("head")).toEqual({ type: "head", id: head(), head: head() });
   });
 
   test("a plan sees no more than its polls", async () => {
@@ -508,6 +508,7 @@ describe("the end of the server", () => {
     }
     expect(await sockets[0]?.closed).toEqual({ code: 1001, reason: "draining" });
     expect(await stopped).toBe(0);
-    expect(performance.now() - begun).toBeLessThan(3_000);
+    // They would be cut off after seven seconds.
+    expect(performance.now() - begun).toBeLessThan(6_000);
   });
 });

@@ -258,6 +258,8 @@ describe("answers", () => {
       const answer = await ask(etag);
       expect([answer.status, answer.headers.get("signal-head")]).toEqual([304, "1"]);
       clock.ms += 10;
+      // Each in a millisecond of its own.
+      await Bun.sleep(2);
     }
     expect(answers.made).toBe(made);
     // The one that is premium falls due as well, and nobody is told.
@@ -265,9 +267,7 @@ describe("answers", () => {
     const second = await ask(etag);
     expect([second.status, second.headers.get("signal-head")]).toEqual([200, "2"]);
     clock.ms = arrivalMs(engine, 3) + 900_000;
-    if (arrivalMs(engine, 4) > arrivalMs(engine, 3)) {
-      expect((await ask(second.headers.get("etag") ?? "")).status).toBe(304);
-    }
+    expect((await ask(second.headers.get("etag") ?? "")).status).toBe(304);
   });
 
   test("are right where thousands are withheld above them, and where they fall due at once", async () => {
@@ -428,7 +428,8 @@ test("by the clock on the wall: never early, and within 100 ms", async () => {
     ids.length = 0;
     let etag = "";
     let shown = new Set<number>();
-    while (Date.now() - begun < 1_900) {
+    // Until all are seen; what never is ends after a while.
+    while (ids.length < 12 || (!ids.every((id) => seenMs.has(id)) && Date.now() - begun < 20_000)) {
       if (ids.length < 12 && Date.now() - begun > ids.length * 50) ids.push(add(engine, 50));
       const sentMs = Date.now();
       const answer = await fetch(url, {
@@ -444,7 +445,6 @@ test("by the clock on the wall: never early, and within 100 ms", async () => {
         else if (!seenMs.has(id)) seenMs.set(id, atMs);
       }
     }
-    expect(ids.length).toBe(12);
     for (const id of ids) {
       const arrived = arrivalMs(engine, id);
       expect((seenMs.get(id) ?? -Infinity) - arrived).toBeGreaterThanOrEqual(1_000);
