@@ -58,7 +58,7 @@ export async function enqueue(
     )
     INSERT INTO webhook_messages (id, webhook_id, type, signal_id, body, status, lane, attempts,
       next_attempt_at, created_at)
-    SELECT gen_random_uuid(), w.id, 'signal.created', s.id, s.body, 'waiting', 0, 0, ${now}, ${now}
+    SELECT ${idOf}, w.id, 'signal.created', s.id, s.body, 'waiting', 0, 0, ${now}, ${now}
     FROM w JOIN ${signalsOf(slice, nowMs)} ON ${wanted}
     ON CONFLICT DO NOTHING`);
   return rowCount ?? 0;
@@ -79,7 +79,7 @@ export async function enqueueAgain(
   const { rowCount } = await db.execute(sql`
     INSERT INTO webhook_messages (id, webhook_id, type, signal_id, body, status, lane, attempts,
       next_attempt_at, created_at)
-    SELECT gen_random_uuid(), w.id, 'signal.created', s.id, s.body, 'waiting', 1, 0, ${now}, ${now}
+    SELECT ${idOf}, w.id, 'signal.created', s.id, s.body, 'waiting', 1, 0, ${now}, ${now}
     FROM webhooks w JOIN ${signalsOf(slice, nowMs)} ON ${wanted}
     WHERE w.id = ${webhookId}::uuid AND w.status = 'enabled'
     FOR SHARE OF w
@@ -110,6 +110,12 @@ export async function highestPlace(db: Queries): Promise<number | null> {
   return rows[0] ? Number(rows[0].place) : null;
 }
 
+/**
+ * Ascends with the signals, so that a log is in their order where one moment made them. What is
+ * random of it is made by the database, for each webhook.
+ */
+const idOf = sql`overlay(gen_random_uuid()::text PLACING s.head FROM 1 FOR 18)::uuid`;
+
 /** A slice as rows `s`, each with the body that is signed and sent. */
 function signalsOf({ lines }: Slice, nowMs: number): SQL {
   const timestamp = new Date(nowMs).toISOString();
@@ -121,7 +127,8 @@ function signalsOf({ lines }: Slice, nowMs: number): SQL {
   const texts = (name: "symbol" | "strategy") =>
     sql`${sql.param(signals.map((signal) => signal[name].replaceAll("\0", "\uFFFD")))}::text[]`;
   const ids = sql`${sql.param(signals.map(({ id }) => id))}::bigint[]`;
+  const heads = sql`${sql.param(lines.map(() => Bun.randomUUIDv7("hex", nowMs).slice(0, 18)))}::text[]`;
   const confidences = sql`${sql.param(signals.map(({ confidence }) => confidence))}::float8[]`;
   return sql`unnest(${ids}, ${texts("symbol")}, ${texts("strategy")}, ${confidences},
-    ${sql.param(bodies)}::text[]) AS s (id, symbol, strategy, confidence, body)`;
+    ${sql.param(bodies)}::text[], ${heads}) AS s (id, symbol, strategy, confidence, body, head)`;
 }
