@@ -6565,7 +6565,7 @@ export interface paths {
     put?: never;
     /**
      * Give a webhook another secret
-     * @description For 24 hours both sign. One that was rotated away before is good no more.
+     * @description For 24 hours the one before signs as well, and so do those before it that had not ended yet, three in all.
      */
     post: {
       parameters: {
@@ -8981,7 +8981,7 @@ export interface components {
       failing_since: string | null;
       /**
        * Format: date-time
-       * @description Until then the secret before the last rotation signs as well.
+       * @description Until then secrets before the last rotation sign as well.
        */
       old_secret_until: string | null;
     };

@@ -588,7 +588,7 @@ export const webhooks = pgTable(
     premiumOnly: boolean("premium_only").notNull(),
     /** Sealed: it must be read again to sign with. */
     secret: bytes("secret").notNull(),
-    /** The one before, which signs as well until then. */
+    /** Those before, the newest first, which sign as well until then; sealed with spaces between. */
     oldSecret: bytes("old_secret"),
     oldSecretUntil: at("old_secret_until"),
     status: text("status").$type<WebhookStatus>().notNull(),

@@ -13,7 +13,7 @@ import {
   webhookOf,
   type WebhookRow,
 } from "./schema";
-import { makeSecret, overlapMs } from "./secret";
+import { makeSecret, rotated } from "./secret";
 import { positionOf, type SignalSource } from "./source";
 import { stopWebhook } from "./stop";
 import { countOf, lockWebhook, updateWebhook } from "./store";
@@ -74,8 +74,8 @@ function columnsOf(given: Omit<WebhookChange, "status">): Partial<WebhookRow> {
 }
 
 /**
- * Gives a webhook another secret. For a day both sign, so that the receiver can be given it
- * meanwhile; one that was rotated away before is good no more. @throws AppError 404, 429.
+ * Gives a webhook another secret. For a day those before sign as well, so that the receiver can be
+ * given it meanwhile. @throws AppError 404, 429.
  */
 export async function rotateSecret(
   plane: Plane,
@@ -91,12 +91,8 @@ export async function rotateSecret(
   const row = await alpine.changes.write(async (tx) => {
     await lockSelf(tx, account);
     const old = await lockWebhook(tx, userId, id);
-    const change = {
-      secret: alpine.webhookSeal.seal(secret, id),
-      oldSecret: old.secret,
-      oldSecretUntil: new Date(nowMs + overlapMs),
-      updatedAt: new Date(nowMs),
-    };
+    const sealed = rotated(alpine.webhookSeal, old, secret, nowMs);
+    const change = { ...sealed, updatedAt: new Date(nowMs) };
     await updateWebhook(tx, id, change);
     const details = { webhook_id: id };
     await audit(tx, nowMs, origin, { event: "webhook_secret_rotated", actorId: userId, details });

@@ -135,7 +135,8 @@ export function webhookRoutes(plane: Plane & { source: SignalSource }) {
     path: "/api/webhooks/{id}/secret",
     tags,
     summary: "Give a webhook another secret",
-    description: "For 24 hours both sign. One that was rotated away before is good no more.",
+    description:
+      "For 24 hours the one before signs as well, and so do those before it that had not ended yet, three in all.",
     middleware: read,
     request: { params: UuidParam, query: NoQuery },
     responses: {

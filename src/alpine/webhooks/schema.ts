@@ -78,7 +78,7 @@ export const Webhook = z
       description: "The first failure since anything was delivered.",
     }),
     old_secret_until: time.nullable().openapi({
-      description: "Until then the secret before the last rotation signs as well.",
+      description: "Until then secrets before the last rotation sign as well.",
     }),
   })
   .openapi("Webhook");

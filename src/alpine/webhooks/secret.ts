@@ -3,13 +3,37 @@ import { Webhook as Signer } from "standardwebhooks";
 import type { Seal } from "../seal";
 import type { MessageRow, WebhookRow } from "./schema";
 
-/** For so long the secret before a rotation signs beside the new one. */
-export const overlapMs = 86_400_000;
+/** For so long after a rotation the secrets before it sign beside the new one. */
+const overlapMs = 86_400_000;
+/** Of them so many: past that the oldest ends at once. */
+const oldSecretsMax = 3;
 
 /** A new secret, as receivers are given it. */
 export const makeSecret = (): string => `whsec_${randomBytes(32).toString("base64")}`;
 
 type Sealed = Pick<WebhookRow, "id" | "secret" | "oldSecret" | "oldSecretUntil">;
+
+/** The secrets that are good at a time, the newest first; those that cannot be opened are left out. */
+function secretsAt(seal: Seal, webhook: Sealed, nowMs: number): string[] {
+  const { id, secret, oldSecret, oldSecretUntil } = webhook;
+  const old = oldSecretUntil && oldSecretUntil.getTime() > nowMs ? oldSecret : null;
+  return [secret, old].flatMap((sealed) => (sealed && seal.open(sealed, id))?.split(" ") ?? []);
+}
+
+/**
+ * What a webhook has instead of its secret by a rotation. Whoever lost the new one before it was
+ * kept rotates again: the receiver still knows one of those before, so they all go on for a while.
+ */
+export function rotated(seal: Seal, webhook: Sealed, secret: string, nowMs: number): Sealed {
+  const { id } = webhook;
+  const old = secretsAt(seal, webhook, nowMs).slice(0, oldSecretsMax);
+  return {
+    id,
+    secret: seal.seal(secret, id),
+    oldSecret: old.length > 0 ? seal.seal(old.join(" "), id) : null,
+    oldSecretUntil: old.length > 0 ? new Date(nowMs + overlapMs) : null,
+  };
+}
 
 /**
  * The headers that sign a message by Standard Webhooks, with each secret that is good at the time;
@@ -21,12 +45,7 @@ export function signed(
   { id, body }: Pick<MessageRow, "id" | "body">,
   nowMs: number,
 ): Record<string, string> | null {
-  const { secret, oldSecret, oldSecretUntil } = webhook;
-  const old = oldSecretUntil && oldSecretUntil.getTime() > nowMs ? oldSecret : null;
-  const secrets = [secret, old].flatMap((sealed) => {
-    const opened = sealed && seal.open(sealed, webhook.id);
-    return opened ? [opened] : [];
-  });
+  const secrets = secretsAt(seal, webhook, nowMs);
   if (secrets.length === 0) return null;
   const at = new Date(nowMs);
   return {
