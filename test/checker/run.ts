@@ -41,7 +41,7 @@ const POLLERS_OF_EACH = 2;
 const LINES_OF_EACH = 4;
 /** How long all may take to come to the end once nothing is broken any more. */
 const CATCH_UP_MS = 60_000;
-/** Without any webhook that comes. What a process had claimed that was killed is sent after 45 s. */
+/** Without any webhook that comes. What a process had claimed that was killed is sent after 30 s. */
 const HOOKS_QUIET_MS = 90_000;
 const GAP_MS_MAX = 1_200;
 const FAULT_MS_MAX = 1_500;

@@ -90,6 +90,34 @@ test("killed with -9 while they hand over and send, servers lose no signal and d
   expect(killedBusy).toBeGreaterThan(0);
 }, 300_000);
 
+test("killed in the middle of an attempt, another process makes the same one once the claim has run out", async () => {
+  await using bot = receiver();
+  bot.answer = () => new Promise(() => undefined);
+  const env = { WEBHOOKS_ALLOW_PRIVATE: "true" };
+  await using at = await openAccounts({ backend: "postgres", now: Date.now(), env });
+  await using world = await World.open(at);
+  const hook = await world.hook(bot.url);
+  using dir = tempDir();
+  const own = { ...env, JWT_SECRET, DATABASE_URL: at.database?.url, SIGNALS_DB: at.app.db };
+  const start = (name: string) =>
+    startServer({ role: "all", cwd: dir.path, env: { ...own, DATA_DIR: dir.file(name) } });
+  await using one = await start("one");
+  await world.post();
+  await until(() => bot.got.length === 1, "it is sent", 20_000);
+  const begun = performance.now();
+  await using _two = await start("two");
+  one.kill();
+  await one.exited;
+  bot.answer = () => new Response();
+  await until(() => bot.got.length === 2, "it is sent again", 40_000);
+  const seconds = (performance.now() - begun) / 1_000;
+  console.log(`sent again after ${seconds.toFixed(1)} s`);
+  expect(seconds).toBeWithin(28, 34);
+  expect(bot.got[1]?.id).toBe(bot.got[0]?.id ?? "");
+  await until(async () => (await world.log(hook.id))[0]?.status === "delivered", "written down");
+  expect(await world.log(hook.id)).toMatchObject([{ attempts: 1, last_status: 200 }]);
+}, 120_000);
+
 test("a server that is to end gives up what hangs, lets go of the receiver and leaves the rest waiting", async () => {
   await using bot = receiver();
   bot.answer = () => new Promise<Response>(() => undefined);

@@ -1,4 +1,4 @@
-import { and, eq, isNotNull, isNull, ne, or, sql } from "drizzle-orm";
+import { and, eq, gt, isNotNull, isNull, ne, or, sql } from "drizzle-orm";
 import { webhookMessages, webhooks } from "../../../db/alpine/schema";
 import { PREMIUM_CONFIDENCE } from "../../argo/signals/layout";
 import type { ReceivedSignal } from "../../argo/signals/signal";
@@ -77,16 +77,17 @@ export type Settled = "delivered" | "again" | "failed";
 
 /**
  * Writes down what came of an attempt: when it is tried again, whether the receiver is there at
- * all. One that has refused everything for days, or says 410, is sent nothing any more.
+ * all. One that has refused everything for days, or says 410, is sent nothing any more. Null where
+ * it failed and the `lease` was lost meanwhile: whoever has it now makes the same attempt.
  */
 export async function settleAttempt(
   db: Database,
   webhook: WebhookRow,
   message: Pick<MessageRow, "id" | "attempts" | "signalId" | "nextAttemptAt">,
-  outcome: Outcome,
+  outcome: Outcome & { lease: Date },
   random: number,
-): Promise<Settled> {
-  const { atMs, status, error: lastError, durationMs, askedMs } = outcome;
+): Promise<Settled | null> {
+  const { atMs, status, error: lastError, durationMs, askedMs, lease } = outcome;
   const at = new Date(atMs);
   const attempts = message.attempts + 1;
   const sent = eq(webhookMessages.id, message.id);
@@ -116,21 +117,28 @@ export async function settleAttempt(
     nextMs === null
       ? ({ ...last, status: "failed", nextAttemptAt: null, endedAt: at } as const)
       : { ...last, lane: 1, nextAttemptAt: new Date(nextMs) };
-  await db.transaction(async (tx) => {
+  return db.transaction(async (tx) => {
+    const { id, url } = webhook;
+    const [held] = await tx
+      .select({ url: webhooks.url })
+      .from(webhooks)
+      .where(
+        and(
+          eq(webhooks.id, id),
+          eq(webhooks.leasedUntil, lease),
+          gt(webhooks.leasedUntil, sql`clock_timestamp()`),
+        ),
+      )
+      .for("no key update");
+    if (!held) return null;
     await tx
       .update(webhookMessages)
       .set(failed)
       // One that was given up meanwhile stays so, and one that is to be sent again is sent.
       .where(and(sent, eq(webhookMessages.status, "waiting"), asItWas));
-    const { id, url } = webhook;
-    const same = and(eq(webhooks.id, id), eq(webhooks.url, url));
+    const settled = nextMs === null ? "failed" : "again";
     // What this receiver said is nothing to the one that took its place meanwhile.
-    const [held] = await tx
-      .select({ id: webhooks.id })
-      .from(webhooks)
-      .where(same)
-      .for("no key update");
-    if (!held) return;
+    if (held.url !== url) return settled;
     if (!webhook.failingSince) {
       await tx
         .update(webhooks)
@@ -142,8 +150,8 @@ export async function settleAttempt(
       await tx.update(webhooks).set({ notBefore }).where(eq(webhooks.id, id));
     }
     if (gone || failing) await disableWebhook(tx, webhook, gone ? "gone" : "failing", atMs);
+    return settled;
   });
-  return nextMs === null ? "failed" : "again";
 }
 
 const isLookedAt = ({ attempts, signalId }: Pick<MessageRow, "attempts" | "signalId">): boolean =>

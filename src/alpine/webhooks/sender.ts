@@ -18,33 +18,39 @@ type Options = {
   now: () => number;
   log: Logger;
   metrics: Metrics;
-  /** Receivers at once, and half as many again of those that fail. */
+  /** Receivers at once, and half as many again each of those that are new and of those that fail. */
   turnsMax: number;
   random?: () => number;
 };
 
 /** For so long one receiver is sent its messages before it is looked who else waits. */
-const turnMs = 10_000;
+const turnMs = 5_000;
 /** Above a turn, its last attempt and what it takes to write that down: a killed process is missed after it. */
-const leaseSeconds = 45;
+const leaseSeconds = 30;
 /** At the end an attempt under way has so long. */
 const endMs = 2_000;
 const nobody = "00000000-0000-0000-0000-000000000000";
 
+/**
+ * Something failed since anything was delivered, what came newest was delivered, or neither is so:
+ * of those that are new or were changed nobody knows whether they answer.
+ */
+type Kind = "failing" | "answering" | "new";
 /** Receivers of a kind, which have room of their own. */
 type Lane = {
-  /** Whether nothing was delivered there since something failed. */
-  failing: boolean;
+  kind: Kind;
   turnsMax: number;
   turns: Map<string, Promise<void>>;
   /** Who was claimed last: the others come first. */
   after: string;
 };
+/** Until when a receiver is this process's own, by the clock of the database. */
+type Claimed = { id: string; lease: Date };
 type Due = { webhook: WebhookRow; message: MessageRow; tier: Tier; role: UserRole };
 
 /**
  * Sends what waits, to each receiver one message after the other, to many receivers at once: one
- * that is slow keeps nobody else, and those that fail, however many, nobody who does not. A receiver
+ * that is slow keeps nobody else, and those that are new or fail, however many, nobody who answers. A receiver
  * is claimed by one process for a while; killed then, what it had not written down yet is sent once
  * more, with the same id.
  */
@@ -57,9 +63,14 @@ export class WebhookSender {
 
   constructor(private readonly options: Options) {
     const { turnsMax } = options;
-    this.#lanes = [false, true].map((failing) => {
-      const most = failing ? Math.ceil(turnsMax / 2) : turnsMax;
-      return { failing, turnsMax: most, turns: new Map(), after: nobody };
+    const half = Math.ceil(turnsMax / 2);
+    const rooms: [Kind, number][] = [
+      ["answering", turnsMax],
+      ["new", half],
+      ["failing", half],
+    ];
+    this.#lanes = rooms.map(([kind, most]) => {
+      return { kind, turnsMax: most, turns: new Map(), after: nobody };
     });
   }
 
@@ -101,16 +112,16 @@ export class WebhookSender {
   async #claimOf(lane: Lane): Promise<void> {
     const room = lane.turnsMax - lane.turns.size;
     if (this.#closed || room <= 0) return;
-    const ids = await this.#claim(lane, room);
-    for (const id of ids) this.#begin(lane, id);
-    const all = ids.length < room;
+    const claimed = await this.#claim(lane, room);
+    for (const one of claimed) this.#begin(lane, one);
+    const all = claimed.length < room;
     // Those before the last one had to wait for it.
     this.#again ||= all && lane.after !== nobody;
-    lane.after = all ? nobody : (ids.at(-1) ?? nobody);
+    lane.after = all ? nobody : (claimed.at(-1)?.id ?? nobody);
   }
 
-  #begin({ turns }: Lane, id: string): void {
-    const turn = this.#turn(id)
+  #begin({ turns }: Lane, { id, lease }: Claimed): void {
+    const turn = this.#turn(id, lease)
       .catch((error: unknown) => {
         this.options.log.debug({ webhook_id: id, reason: String(error) }, "webhook left for later");
         return 0;
@@ -124,24 +135,26 @@ export class WebhookSender {
   }
 
   /** @returns how many messages it took. */
-  async #turn(id: string): Promise<number> {
+  async #turn(id: string, lease: Date): Promise<number> {
     const { alpine } = this.options;
     const until = performance.now() + turnMs;
     let sent = 0;
     try {
       while (!this.#closed && performance.now() < until) {
         const due = await this.#next(alpine.db(), id);
-        if (!due || !(await this.#send(alpine.db(), due))) break;
+        if (!due || !(await this.#send(alpine.db(), due, lease))) break;
         sent += 1;
       }
       return sent;
     } finally {
-      await alpine.db().update(webhooks).set({ leasedUntil: null }).where(eq(webhooks.id, id));
+      // Who was held up for longer lets go of nothing that is somebody else's by now.
+      const own = and(eq(webhooks.id, id), eq(webhooks.leasedUntil, lease));
+      await alpine.db().update(webhooks).set({ leasedUntil: null }).where(own);
     }
   }
 
   /** @returns false when this receiver is to be left alone for now. */
-  async #send(db: Database, { webhook, message, tier, role }: Due): Promise<boolean> {
+  async #send(db: Database, { webhook, message, tier, role }: Due, lease: Date): Promise<boolean> {
     const { alpine, now, metrics, random = Math.random } = this.options;
     const { view } = alpine.plans.entitlementOf(tier, role);
     const fromMs = shownFromMs(message, view);
@@ -152,13 +165,14 @@ export class WebhookSender {
     const { outbound, webhookSeal: seal } = alpine;
     const outcome = await attempt({ outbound, seal, now }, webhook, message, this.#ending.signal);
     if (!outcome) return false;
-    const settled = await settleAttempt(db, webhook, message, outcome, random());
+    const settled = await settleAttempt(db, webhook, message, { ...outcome, lease }, random());
+    if (settled === null) return false;
     metrics.webhookAttempts.of({ outcome: settled }).value += 1;
     return true;
   }
 
   /** Takes receivers that somebody waits for and nobody else sends to, in the order of their ids. */
-  async #claim({ failing, after }: Lane, most: number): Promise<string[]> {
+  async #claim({ kind, after }: Lane, most: number): Promise<Claimed[]> {
     const { alpine, now } = this.options;
     const at = sql`${new Date(now()).toISOString()}::timestamptz`;
     const nextAfter = (id: ReturnType<typeof sql>) => sql`(
@@ -166,14 +180,19 @@ export class WebhookSender {
       WHERE m.next_attempt_at IS NOT NULL AND m.webhook_id > ${id}
       ORDER BY m.webhook_id LIMIT 1)`;
     // From one webhook to the next by the index, however many messages wait for each.
-    const { rows } = await alpine.db().execute<{ id: string }>(sql`
+    const { rows } = await alpine.db().execute<{ id: string; lease: string }>(sql`
       WITH RECURSIVE waiting (id) AS (
         SELECT ${nextAfter(sql`${after}::uuid`)}
         UNION ALL
         SELECT ${nextAfter(sql`waiting.id`)} FROM waiting WHERE waiting.id IS NOT NULL
       ), free AS (
         SELECT w.id FROM waiting JOIN webhooks w ON w.id = waiting.id
-        WHERE w.status = 'enabled' AND (w.failing_since IS NOT NULL) = ${failing}::boolean
+        WHERE w.status = 'enabled' AND ${kind}::text = CASE
+            WHEN w.failing_since IS NOT NULL THEN 'failing'
+            WHEN (SELECT m.ended_at FROM webhook_messages m
+              WHERE m.webhook_id = w.id AND m.status = 'delivered'
+              ORDER BY m.created_at DESC, m.id DESC LIMIT 1) >= w.updated_at THEN 'answering'
+            ELSE 'new' END
           AND coalesce(w.leased_until, '-infinity') <= clock_timestamp()
           AND coalesce(w.not_before, '-infinity') <= ${at}
           AND (
@@ -185,8 +204,10 @@ export class WebhookSender {
       )
       UPDATE webhooks SET leased_until = clock_timestamp() + ${leaseSeconds} * interval '1 second'
       FROM free WHERE webhooks.id = free.id
-      RETURNING webhooks.id`);
-    return rows.map(({ id }) => id).toSorted();
+      RETURNING webhooks.id, (extract(epoch FROM webhooks.leased_until) * 1000)::bigint AS lease`);
+    return rows
+      .map(({ id, lease }) => ({ id, lease: new Date(Number(lease)) }))
+      .toSorted((one, other) => (one.id < other.id ? -1 : 1));
   }
 
   /** The next message of a receiver, with all that it takes to send it: what is new before what failed. */

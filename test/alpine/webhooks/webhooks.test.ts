@@ -6,7 +6,7 @@ import { openAccounts, type Accounts } from "../../harness/accounts.ts";
 import { fieldsOf, problemOf } from "../../harness/app.ts";
 import { WebhookSender } from "../../../src/alpine/webhooks/sender.ts";
 import { alpineOf, person, until } from "../people.ts";
-import { type Hook, receiver, signedBy, verified, World } from "./receiver.ts";
+import { type Delivery, type Hook, receiver, signedBy, verified, World } from "./receiver.ts";
 
 const DAY = 86_400;
 
@@ -27,6 +27,22 @@ async function withTier(id: string, tier: "starter" | "pro" | "elite"): Promise<
     await tx.update(users).set({ tier }).where(eq(users.id, id));
     tell({ kind: "user", id });
   });
+}
+
+/** A message that is to be sent now. */
+function due(webhookId: string, nowMs: number): typeof webhookMessages.$inferInsert {
+  const now = new Date(nowMs);
+  return {
+    id: crypto.randomUUID(),
+    webhookId,
+    type: "webhook.test",
+    body: '{"data":{}}',
+    status: "waiting",
+    lane: 0,
+    attempts: 0,
+    nextAttemptAt: now,
+    createdAt: now,
+  };
 }
 
 test("signals are sent as they come, signed, each once, in the order of ids", async () => {
@@ -234,7 +250,7 @@ test("Retry-After is honoured up to a day, and nothing else is sent there meanwh
   }
 });
 
-test("after a rotation both secrets sign for a day", async () => {
+test("after a rotation the secrets before it sign for a day, however often it is rotated", async () => {
   await using bot = receiver();
   await using world = await World.open(at);
   const { id, secret: old } = await world.hook(bot.url);
@@ -250,10 +266,28 @@ test("after a rotation both secrets sign for a day", async () => {
   expect(await sentWith()).toEqual([true, true]);
   at.clock.ms += DAY * 1_000;
   expect(await sentWith()).toEqual([false, true]);
-  await world.ask("POST", `${id}/secret`, {}, 201);
-  await world.ask("POST", `${id}/secret`, {}, 201);
-  // One that was rotated away twice is good no more.
+  // The new secret was lost, twice: the receiver still has the one before.
+  const rotate = async (): Promise<string> =>
+    (await world.ask<{ secret: string }>("POST", `${id}/secret`, {}, 201)).secret;
+  const lost = await rotate();
+  at.clock.ms += (DAY / 2) * 1_000;
+  const newest = await rotate();
+  const until = (await world.get(id)).old_secret_until ?? "";
+  expect(Date.parse(until)).toBe(at.clock.ms + DAY * 1_000);
+  expect(await sentWith()).toEqual([false, true]);
+  const [got] = bot.got.slice(-1);
+  if (!got) throw new Error("nothing came");
+  expect([newest, lost, next].map((secret) => signedBy(secret, got))).toEqual([true, true, true]);
+  expect(verified(newest, got, at.clock.ms)).toEqual(got.message);
+  // Three go on; past that the oldest ends.
+  await rotate();
+  expect(await sentWith()).toEqual([false, true]);
+  await rotate();
   expect(await sentWith()).toEqual([false, false]);
+  at.clock.ms += DAY * 1_000;
+  await world.post();
+  await world.send();
+  expect(bot.got.at(-1)?.headers["webhook-signature"]?.split(" ")).toHaveLength(1);
 });
 
 test("the test button answers what came back, also of one that is paused", async () => {
@@ -474,6 +508,69 @@ test("what a killed process had claimed is sent by another, with the same id; no
   expect(bot.got[1]?.id).toBe(bot.got[0]?.id ?? "");
 });
 
+test("what failed for a process that had lost its claim is the same attempt still, and its next holder's", async () => {
+  await using bot = receiver();
+  await using world = await World.open(at);
+  const { id } = await world.hook(bot.url);
+  const leasedUntil = async (): Promise<string | null> => {
+    const { rows } = await at
+      .db()
+      .execute<{ at: string | null }>(
+        sql`SELECT leased_until::text AS at FROM webhooks WHERE id = ${id}`,
+      );
+    return rows[0]?.at ?? null;
+  };
+  const asked = Promise.withResolvers<void>();
+  const release = Promise.withResolvers<Response>();
+  bot.answer = () => {
+    asked.resolve();
+    return release.promise;
+  };
+  const signalId = await world.post();
+  const sent = world.send();
+  await asked.promise;
+  // It was held up for so long that another process has claimed it since.
+  await at
+    .db()
+    .execute(
+      sql`UPDATE webhooks SET leased_until = now() + interval '20 seconds' WHERE id = ${id}`,
+    );
+  const others = await leasedUntil();
+  release.resolve(new Response("", { status: 500 }));
+  await sent;
+  expect(await leasedUntil()).toBe(others);
+  const [waits] = await world.log(id, "?status=waiting");
+  expect(waits).toMatchObject({ signal_id: signalId, attempts: 0, last_status: null });
+  expect((await world.get(id)).failing_since).toBeNull();
+  bot.answer = () => new Response();
+  await at.db().update(webhooks).set({ leasedUntil: null }).where(eq(webhooks.id, id));
+  await world.send();
+  const [done] = await world.log(id);
+  expect(done).toMatchObject({ signal_id: signalId, status: "delivered", attempts: 1 });
+});
+
+test("what one moment handed over is in the log in the order of ids, page by page", async () => {
+  await using bot = receiver();
+  await using world = await World.open(at);
+  const hooks = [await world.hook(bot.url), await world.hook(bot.url)];
+  const ids: number[] = [];
+  for (let i = 0; i < 20; i += 1) ids.push(await world.post());
+  await world.send();
+  for (const { id } of hooks) {
+    const seen: (number | null)[] = [];
+    for (let cursor = ""; ;) {
+      const page = await world.ask<{ deliveries: Delivery[]; next_cursor: string | null }>(
+        "GET",
+        `${id}/deliveries?limit=7${cursor}`,
+      );
+      seen.push(...page.deliveries.map((one) => one.signal_id));
+      if (page.next_cursor === null) break;
+      cursor = `&cursor=${page.next_cursor}`;
+    }
+    expect(seen).toEqual(ids.toReversed());
+  }
+});
+
 test("a receiver that hangs or pours out a flood costs only itself", async () => {
   await using hanging = receiver();
   const release = Promise.withResolvers<Response>();
@@ -522,18 +619,7 @@ test("receivers that fail, however many, keep nobody waiting who does not", asyn
     await at.db().update(webhooks).set({ failingSince: now }).where(eq(webhooks.id, id));
   }
   for (const { id: webhookId } of [...down, up]) {
-    const due = { lane: 0, attempts: 0, nextAttemptAt: now, createdAt: now };
-    await at
-      .db()
-      .insert(webhookMessages)
-      .values({
-        id: crypto.randomUUID(),
-        webhookId,
-        type: "webhook.test",
-        body: '{"data":{}}',
-        status: "waiting",
-        ...due,
-      });
+    await at.db().insert(webhookMessages).values(due(webhookId, at.clock.ms));
   }
   const { metrics, log } = at.app.deps;
   const alpine = alpineOf(at);
@@ -546,6 +632,41 @@ test("receivers that fail, however many, keep nobody waiting who does not", asyn
   // As there is room, all have their turn.
   expect(failing.got).toHaveLength(3);
   await sender[Symbol.asyncDispose]();
+});
+
+test("receivers that never took anything, however many, leave room for those who did", async () => {
+  await using hanging = receiver();
+  const release = Promise.withResolvers<Response>();
+  hanging.answer = () => release.promise;
+  await using bot = receiver();
+  await using world = await World.open(at);
+  const fresh = [];
+  for (let i = 0; i < 5; i += 1) fresh.push(await world.hook(hanging.url));
+  const known = await world.hook(bot.url);
+  const { metrics, log } = at.app.deps;
+  const alpine = alpineOf(at);
+  const now = () => at.clock.ms;
+  await using sender = new WebhookSender({ alpine, now, log, metrics, turnsMax: 4 });
+  const wait = (hooks: Hook[]) =>
+    Promise.all(hooks.map(({ id }) => at.db().insert(webhookMessages).values(due(id, now()))));
+  await wait([known]);
+  await sender.look();
+  await sender.idle();
+  expect(bot.got).toHaveLength(1);
+  await wait([...fresh, known]);
+  await sender.look();
+  await until(async () => bot.got.length === 2 && hanging.got.length > 0);
+  // Half of four.
+  expect(hanging.got).toHaveLength(2);
+  // Changed, it has still to show that it takes anything.
+  at.clock.ms += 1;
+  await world.ask("PATCH", known.id, { description: "somewhere else" });
+  await wait([known]);
+  await sender.look();
+  expect(bot.got).toHaveLength(2);
+  release.resolve(new Response());
+  await sender.idle();
+  expect([hanging.got.length, bot.got.length]).toEqual([5, 3]);
 });
 
 test("what waits is sent while nothing is known of signals", async () => {
