@@ -126,18 +126,22 @@ export async function openApp(options: AppOptions = {}): Promise<App> {
       if (response.status !== 200) throw new Error(`${at}: ${response.status} ${text}`);
       return JSON.parse(text) as T;
     },
-    post: (body, headers = {}) =>
-      send(
+    post: (body, headers = {}) => {
+      const text = typeof body === "string" ? body : JSON.stringify(body);
+      return send(
         new Request("http://argo.test/api/signals", {
           method: "POST",
           headers: {
             Authorization: `Bearer ${WRITE_TOKEN}`,
             "Content-Type": "application/json",
+            // As over a socket: a body of unknown length counts as the longest.
+            "Content-Length": String(Buffer.byteLength(text)),
             ...headers,
           },
-          body: typeof body === "string" ? body : JSON.stringify(body),
+          body: text,
         }),
-      ),
+      );
+    },
     get engine() {
       if (engine === undefined) {
         engine = new Database(db, { readwrite: true });
