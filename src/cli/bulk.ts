@@ -2,6 +2,7 @@ import type { Database } from "bun:sqlite";
 import type { Note } from "../argo/signals/adopt";
 import type { Layout } from "../argo/signals/layout";
 import { SignalLedger } from "../argo/signals/ledger";
+import type { Config } from "../config";
 import { AppError, SetupError } from "../errors";
 import { sqliteCode } from "../platform/sqlite";
 import { asSetupError, isPassing, lockedMsMax, makeReady, openWriter } from "./file";
@@ -37,15 +38,21 @@ export class BulkWriter implements Disposable {
     this.#data = pragma(db, "data_version");
   }
 
-  /** Opens and adopts the file. @throws SetupError when it cannot be written. */
-  static async open(path: string, note: Note): Promise<BulkWriter> {
+  /** Opens and adopts the file. @throws SetupError when it cannot be written, or is a node's. */
+  static async open({ signalsDb: path, libsql }: Config, note: Note): Promise<BulkWriter> {
+    if (libsql) {
+      throw new SetupError(
+        `LIBSQL_URL says that the signals are at the libSQL server: rows of its own would keep ${path} from being a copy of them.`,
+        "Post them to a node, or leave LIBSQL_URL out to write a file that is no node's.",
+      );
+    }
     const db = openWriter(path);
     try {
       const layout = await makeReady(db, path, note);
       if (db.query("SELECT 1 FROM argo_tail").get()) {
         throw new SetupError(
           `${path} is a copy of the signals at a libSQL server.`,
-          "Post them to a node, or write them into another file with --db.",
+          "Post them to a node, or name another file with --db.",
         );
       }
       if (layout.unfillable.length > 0) {

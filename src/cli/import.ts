@@ -35,7 +35,7 @@ export async function importRows(
   }
   // First, while this process has no SQLite file open: closing a descriptor drops their locks.
   const source = await openSource(path);
-  using writer = await BulkWriter.open(config.signalsDb, slowSteps(output));
+  using writer = await BulkWriter.open(config, slowSteps(output));
   await new Import(source, writer, options, output).run(config.signalsDb);
 }
 

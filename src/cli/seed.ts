@@ -20,7 +20,7 @@ export async function seed(config: Config, options: SeedOptions, output: Output)
   const symbols = wholeNumber("--symbols", options.symbols, 1, 10_000);
   const begun = performance.now();
   const startMs = Date.now() - (rows - 1) * stepMs;
-  using writer = await BulkWriter.open(config.signalsDb, slowSteps(output));
+  using writer = await BulkWriter.open(config, slowSteps(output));
   if (!writer.layout.has.strategy) {
     throw new SetupError(
       "The table signals has no column strategy: synthetic rows would pass for real ones.",

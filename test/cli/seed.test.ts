@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { expect, test } from "bun:test";
 import { tempDir } from "../harness/process.ts";
 import { ask, change, copyLegacy, countRows, json, LEGACY_ROWS, run } from "./run.ts";
@@ -44,6 +45,14 @@ test("adds to what is there, and refuses where its rows would pass for real ones
   const refused = await run(["--db", plain, "seed", "--rows", "1"]);
   expect(refused.code).toBe(1);
   expect(refused.err).toContain("would pass for real ones");
+
+  // A node's file, also before it is there, takes nothing but copies.
+  const node = dir.file("node.db");
+  const env = { LIBSQL_URL: "http://127.0.0.1:1" };
+  const kept = await run(["--db", node, "seed", "--rows", "1"], { env });
+  expect(kept.code).toBe(1);
+  expect(kept.err).toContain("leave LIBSQL_URL out");
+  expect(existsSync(node)).toBe(false);
 
   for (const rows of ["0", "-1", "1e3", "abc"]) {
     const wrong = await run(["--db", db, "seed", `--rows=${rows}`]);
