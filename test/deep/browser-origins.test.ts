@@ -3,12 +3,15 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { PASSWORD, type ServedAccounts } from "../harness/accounts.ts";
 import { WRITE_TOKEN } from "../harness/app.ts";
 import { until } from "../harness/process.ts";
+import { tcpProxy } from "../harness/proxy.ts";
 import { noBrowser, openWorld, type World } from "../client/in-page.ts";
-import { signals, writer } from "../client/serve.ts";
+import { range, serve, signals, writer } from "../client/serve.ts";
 
 /** What the page has: functions that run in it see these, and nothing of this file. */
 declare const client: typeof import("../../client/src/index.ts");
 declare const first: SocketLog;
+declare const source: { readyState: number };
+declare const ids: number[];
 
 type SocketLog = { messages: Record<string, unknown>[]; closed: string | null };
 
@@ -204,3 +207,32 @@ inBrowser("what leads elsewhere is told, and not followed", async () => {
     "GET /api/signals/stream",
   ]);
 });
+
+inBrowser(
+  "the browser's own EventSource resumes without gap or duplicate",
+  async () => {
+    await using open = await serve({ SIGNALS_ACCESS: "open", CORS_ORIGINS: world.listed.origin });
+    await using way = await tcpProxy({ port: open.port });
+    await using page = await world.open();
+    const author = writer(open.url);
+    await author.post(signals(30));
+    await page.value(`
+    globalThis.ids = [];
+    globalThis.source = new EventSource("http://127.0.0.1:${way.port}/api/signals/stream?since_id=10");
+    source.addEventListener("signal", ({ data }) => ids.push(JSON.parse(data).id));`);
+    for (const last of [30, 80, 130]) {
+      await until(
+        async () => (await page.run(() => ids.at(-1))) === last,
+        `signal ${last}`,
+        20_000,
+      );
+      way.cut();
+      await author.post(signals(50));
+      way.restore();
+    }
+    await until(async () => (await page.run(() => ids.at(-1))) === 180, "the last", 20_000);
+    expect(await page.run(() => ids)).toEqual(range(11, 180));
+    expect(await page.run(() => source.readyState)).toBe(1);
+  },
+  120_000,
+);
