@@ -35,7 +35,8 @@ const description: Parameters<OpenAPIHono["getOpenAPI31Document"]>[0] = {
     description:
       "A self-hosted trading-signal server. Nothing here is financial advice: signals are what their producers wrote.",
   },
-  servers: [{ url: "/" }],
+  // Relative to the document.
+  servers: [{ url: "./" }],
 };
 
 const methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];

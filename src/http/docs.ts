@@ -6,17 +6,18 @@ import style from "swagger-ui-dist/swagger-ui.css" with { type: "file" };
 import type { AppEnv } from "./exchange";
 import { acceptsGzip } from "./policy";
 
+// Relative addresses, as on the start page: the server may be below a path.
 const page = `<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><title>argo-alpine API</title>
 <link rel="icon" href="data:,">
-<link rel="stylesheet" href="/docs/swagger-ui.css"></head>
+<link rel="stylesheet" href="docs/swagger-ui.css"></head>
 <body><main id="ui"></main>
-<script src="/docs/swagger-ui-bundle.js"></script>
-<script src="/docs/start.js"></script></body>
+<script src="docs/swagger-ui-bundle.js"></script>
+<script src="docs/start.js"></script></body>
 </html>
 `;
-const start = `SwaggerUIBundle({url: "/openapi.json", dom_id: "#ui", validatorUrl: null});\n`;
+const start = `SwaggerUIBundle({url: "openapi.json", dom_id: "#ui", validatorUrl: null});\n`;
 
 // The page runs our own files alone; Swagger UI sets styles in elements and draws with data: images.
 const headers = {
@@ -29,7 +30,7 @@ const headers = {
 export function docsRoutes() {
   return new Hono<AppEnv>()
     .get("/docs", (c) => c.html(page, 200, headers))
-    .get("/docs/", (c) => c.redirect("/docs", 308))
+    .get("/docs/", (c) => c.redirect("../docs", 308))
     .get("/docs/start.js", (c) => c.body(start, 200, { ...headers, "Content-Type": js }))
     .get("/docs/swagger-ui-bundle.js", (c) => serveFile(c.req.raw, bundle, js))
     .get("/docs/swagger-ui.css", (c) => serveFile(c.req.raw, style, "text/css; charset=utf-8"));

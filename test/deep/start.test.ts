@@ -2,7 +2,7 @@
 import { expect, test } from "bun:test";
 import { BACKEND, PASSWORD, serveAccounts } from "../harness/accounts.ts";
 import { startBrowser } from "../harness/browser.ts";
-import { until } from "../harness/process.ts";
+import { startServer, until } from "../harness/process.ts";
 import { findTool } from "../harness/tools.ts";
 
 const tool = await findTool("chromium");
@@ -38,3 +38,40 @@ test.skipIf(tool.path === null)(
     expect(told).toEqual([expect.stringContaining("status of 422")]);
   },
 );
+
+test.skipIf(tool.path === null)("below a path of a proxy both work as well", async () => {
+  await using server = await startServer({ env: { SIGNALS_ACCESS: "open" } });
+  await using proxy = Bun.serve({
+    hostname: "127.0.0.1",
+    port: 0,
+    fetch(request) {
+      const { pathname, search } = new URL(request.url);
+      if (!pathname.startsWith("/argo/")) return new Response(null, { status: 404 });
+      // Packed, it would be unpacked on its way.
+      const headers = { "Accept-Encoding": "identity" };
+      const url = server.url + pathname.slice("/argo".length) + search;
+      return fetch(url, { headers, redirect: "manual" });
+    },
+  });
+  await using browser = await startBrowser(tool.path ?? "");
+  await using page = await browser.page();
+  const has = async (text: string): Promise<void> =>
+    until(async () => String(await page.value("document.body.innerText")).includes(text), text);
+  await page.open(`${proxy.url}argo/#setup=abc`);
+  await has("This server has no accounts");
+  await page.open(`${proxy.url}argo/docs/`);
+  await has("/api/signals/latest");
+  // Opens a route and sends what stands there.
+  for (const button of [".opblock-get .opblock-summary-control", ".try-out__btn", ".execute"]) {
+    await until(
+      async () => (await page.value(`document.querySelector("${button}") !== null`)) === true,
+      button,
+    );
+    await page.value(`document.querySelector("${button}").click()`);
+  }
+  await has("Server response");
+  expect(await page.value('document.querySelector(".request-url").innerText')).toContain(
+    `${proxy.url}argo/api/`,
+  );
+  expect(page.console()).toEqual([]);
+});

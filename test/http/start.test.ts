@@ -36,7 +36,7 @@ describe("without accounts", () => {
 
   test("/docs/ leads to /docs", async () => {
     const response = await app.get("/docs/");
-    expect([response.status, response.headers.get("location")]).toEqual([308, "/docs"]);
+    expect([response.status, response.headers.get("location")]).toEqual([308, "../docs"]);
   });
 });
 
