@@ -155,7 +155,7 @@ export function createApp(deps: Deps) {
   });
 
   function refuse(error: unknown, request: Request, exchange: Exchange): Response {
-    const shown = asAppError(error);
+    const shown = asAppError(error, exchange);
     // Another limit says itself when to come back: the numbers of this one would contradict.
     if (shown.code === "rate_limited" && exchange.verdict?.allowed) exchange.verdict = undefined;
     const cause = String(shown.cause ?? "");
@@ -222,8 +222,12 @@ function createRefusalLog(log: Logger, now: () => number) {
 
 const healthOf = (up: boolean) => (up ? "healthy" : "unhealthy");
 
-function asAppError(error: unknown): AppError {
+function asAppError(error: unknown, { request }: Exchange): AppError {
   if (error instanceof AppError) return error;
+  // Nobody is there to be answered; it is no fault of this server's.
+  if (request.signal.aborted && error instanceof Error && error.name === "AbortError") {
+    return new AppError("bad_request", "The request was broken off.", { cause: error });
+  }
   // Met while serving: somebody has changed the file under the server.
   if (error instanceof SetupError) {
     return new AppError("unavailable", `${error.message} ${error.fix}`, { cause: error });

@@ -1,3 +1,4 @@
+import { connect } from "node:net";
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import pino from "pino";
 import { readConfig } from "../../src/config.ts";
@@ -14,6 +15,7 @@ import {
   WRITE_TOKEN,
   type App,
 } from "../harness/app.ts";
+import { until } from "../harness/process.ts";
 
 const PATHS = ["/api/signals/latest", "/api/signals", "/api/signals/1", "/livez", "/nothing"];
 
@@ -319,6 +321,25 @@ describe("faults", () => {
       });
       expect(lines.join("")).toContain("canary-in-an-error");
       expect(lines.join("")).toContain("request-0001");
+    }
+  });
+
+  test("a body that is broken off is no fault of the server's", async () => {
+    const lines: string[] = [];
+    const log = pino({ level: "trace" }, { write: (line: string) => void lines.push(line) });
+    await using own = await openApp({ log });
+    const { port } = new URL(own.listen());
+    for (const path of ["/api/signals", `/api/hooks/${WRITE_TOKEN}`, "/api/batch"]) {
+      for (const length of ["Content-Length: 99", "Transfer-Encoding: chunked"]) {
+        lines.length = 0;
+        const socket = connect(Number(port), "127.0.0.1");
+        const head = `Host: x\r\nAuthorization: Bearer ${WRITE_TOKEN}\r\nContent-Type: application/json`;
+        socket.write(`POST ${path} HTTP/1.1\r\n${head}\r\n${length}\r\n\r\n9\r\n{"symbol`);
+        await Bun.sleep(20);
+        socket.destroy();
+        await until(() => lines.some((line) => line.includes('"msg":"request"')), "its end");
+        expect(lines.join("")).toContain('"status":400');
+      }
     }
   });
 
