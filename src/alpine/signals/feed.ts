@@ -178,7 +178,7 @@ class RemoteChannel implements Tail {
       lastId = signal.id;
       if (passes(signal, filter)) found.push(signal);
     }
-    return { text: written(found, form), ids: found.map(({ id }) => id), nextId, gapTo };
+    return { ...written(found, form, nextId), gapTo };
   }
 
   /** Tells those who watch. */

@@ -63,10 +63,34 @@ export class Frame {
 const messageOf = (id: number, json: string): string =>
   `{"type":"signal","id":${id},"signal":${json}}`;
 
-/** Signals one after the other; messages are apart by line breaks. */
-export function written(signals: readonly ReceivedSignal[], form: Form): string {
-  if (form === "event") return signals.map((one) => event("signal", one.id, one)).join("");
-  return signals.map((one) => messageOf(one.id, JSON.stringify(one))).join("\n");
+/** What one slice of a replay holds at most, but for its last signal, characters: an engine's rows may be long. */
+const sliceLengthMax = 1024 * 1024;
+
+/**
+ * Signals one after the other; messages are apart by line breaks. `nextId` is where to go on, which
+ * comes sooner than the given one where not all of them have room.
+ */
+export function written(
+  signals: readonly ReceivedSignal[],
+  form: Form,
+  nextId: number | null,
+): { text: string; ids: number[]; nextId: number | null } {
+  const texts: string[] = [];
+  const ids: number[] = [];
+  let at = nextId;
+  let length = 0;
+  for (const signal of signals) {
+    if (length >= sliceLengthMax) {
+      at = ids.at(-1) ?? null;
+      break;
+    }
+    const json = JSON.stringify(signal);
+    const text = form === "event" ? eventOf("signal", signal.id, json) : messageOf(signal.id, json);
+    texts.push(text);
+    ids.push(signal.id);
+    length += text.length;
+  }
+  return { text: texts.join(form === "event" ? "" : "\n"), ids, nextId: at };
 }
 
 /** Where the sequence stands: the highest id that is seen. */

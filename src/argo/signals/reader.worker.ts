@@ -31,8 +31,7 @@ serveThread(({ path }: { path: string }) => {
     replay: ([bounds, filter, form]: Replaying): ReplaySlice => {
       const { rows, nextId, gapTo } = fresh().slice(...bounds);
       const passed = rows.filter((row) => passes(row, filter));
-      const ids = passed.map(({ id }) => id);
-      return { text: written(passed, form), ids, nextId, gapTo };
+      return { ...written(passed, form, nextId), gapTo };
     },
     lowestWithheld: (bounds: Parameters<SignalReader["lowestWithheld"]>) =>
       fresh().lowestWithheld(...bounds),

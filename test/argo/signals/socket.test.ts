@@ -457,6 +457,24 @@ test("a slow client is cut off with its cursor, has missed nothing before it, an
   }
 });
 
+test("rows of any length are replayed in pieces that a client can hold", async () => {
+  const from = head();
+  const long = "x".repeat(48 * 1024);
+  app.engine.transaction(() => {
+    for (let i = 0; i < 60; i += 1) add(app.engine, "SPX", 50, long);
+  })();
+  const slice = await app.deps.argo.far.replay(
+    [from, head(), 500, null],
+    { minConfidence: 0 },
+    "message",
+  );
+  expect(slice.text.length).toBeLessThan(1.1 * 1024 * 1024);
+  expect(slice.nextId).toBe(slice.ids.at(-1) ?? null);
+  await using messages = await opened();
+  await messages.subscribe({ resume_from: from });
+  expect(await messages.ids(60)).toEqual(range(from + 1, from + 60));
+});
+
 test("the sequence is resumed from random cuts without gap or duplicate, over either", async () => {
   tellSeed();
   const random = randomNumbers();
