@@ -168,6 +168,7 @@ function inBackground({ argo, remote, webhookSource: source, ...common }: Tasks)
     ? {
         headId: () => argo.reader.look().maxId,
         after: (id: number, shownMax: number) => argo.far.premiumAfter(id, shownMax),
+        lateMs: () => argo.node?.lateMs ?? 0,
       }
     : (remote?.signals.premium ?? null);
   let ended = false;

@@ -10,6 +10,8 @@ export type PremiumSource = {
   headId(): number | Promise<number>;
   /** All that follow an id, the first few of them wholly. @throws AppError 503. */
   after(id: number, shownMax: number): Promise<PremiumSignals>;
+  /** For how long ids may be lower than others know them, and nothing is gone: ms. */
+  lateMs(): number;
 };
 export type PremiumSignals = {
   count: number;
@@ -42,6 +44,7 @@ export class SignalWatch {
   #singles = { sinceMs: -Infinity, count: 0 };
   #togetherMs = -Infinity;
   #waitUntilMs = -Infinity;
+  #belowSince: number | null = null;
 
   constructor(private readonly options: Options) {}
 
@@ -53,11 +56,17 @@ export class SignalWatch {
     if (headId === this.#seenId || nowMs < this.#waitUntilMs) return false;
     const place = await placeOf(db(), headId);
     if (headId < place) {
+      this.#belowSince ??= performance.now();
+      // A copy is only late, and what others have handed over is not taken back for that.
+      if (performance.now() - this.#belowSince < source.lateMs()) return false;
       // The engine has made its table anew: ids count from the beginning.
       await db().transaction((tx) => move(tx, place, headId));
       return false;
     }
+    this.#belowSince = null;
     const found = await source.after(place, singlesMax);
+    // Another argo has answered, which is behind.
+    if (found.untilId < place) return false;
     const news = this.#newsOf(place, found, nowMs);
     if (news === null) return false;
     const moved = await db().transaction(async (tx) => {

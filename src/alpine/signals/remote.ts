@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { PREMIUM_CONFIDENCE } from "../../argo/signals/layout";
 import { type AnswerSource, latestPath } from "../../argo/signals/poll";
+import { lateMsMax } from "../../argo/origin/status";
 import type { ReceivedSignal } from "../../argo/signals/signal";
 import { AnswerHeaders, Variant } from "../../argo/signals/variant";
 import { AppError, type ErrorCode } from "../../errors";
@@ -78,6 +79,7 @@ export class RemoteSignals implements Disposable {
   readonly premium: PremiumSource = {
     headId: () => this.headId(fullView),
     after: (id, shownMax) => this.#premiumAfter(id, shownMax),
+    lateMs: () => lateMsMax,
   };
   /** What each view sees, for webhooks: nothing tells of news, it is asked for. */
   readonly source: SignalSource = {

@@ -1,3 +1,4 @@
+import { lateMsMax } from "../../argo/origin/status";
 import { fullView, type View } from "../../http/entitlement";
 import type { Database } from "../database";
 import type { Plans } from "../plans/registry";
@@ -19,8 +20,6 @@ type Options = {
 const signalsAtOnce = 50;
 /** All views are looked through this often, also those of which nothing new was heard. */
 const throughEveryMs = 10_000;
-/** For so long ids are below what was handed over before the table counts as made anew. */
-const rewoundMs = 60_000;
 
 /**
  * Hands signals to the webhooks whose owners see them, in the order of ids and as soon as each view
@@ -69,13 +68,13 @@ export class WebhookOutbox {
     this.#feeders.clear();
   }
 
-  /** Somebody else may know newer signals than are seen here yet: it has to last. */
+  /** Ids below what was handed over tell of a table that was made anew, where that lasts. */
   async #lookForRewind(highest: number): Promise<void> {
     const { db, source } = this.options;
     const maxId = await source.maxId();
     if (maxId >= highest) this.#belowSince = null;
     else this.#belowSince ??= performance.now();
-    if (this.#belowSince === null || performance.now() - this.#belowSince < rewoundMs) return;
+    if (this.#belowSince === null || performance.now() - this.#belowSince < lateMsMax) return;
     this.#belowSince = null;
     await rewindPlaces(db(), maxId);
   }

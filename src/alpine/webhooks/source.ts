@@ -21,7 +21,7 @@ export type FollowedView = {
 export type SignalSource = {
   /** @param wake called when more may be seen; not where nothing tells. @throws AppError 503. */
   follow(view: View, wake: () => void): Promise<FollowedView>;
-  /** The highest id that there is, whoever sees it. @throws AppError 503. */
+  /** The highest id that there is, whoever sees it; Infinity where it is not known. @throws AppError 503. */
   maxId(): number | Promise<number>;
 };
 
@@ -31,13 +31,13 @@ type Local = {
   feed: Source;
   views: Views;
   /** What copies the signals of others, where this process does. */
-  node: object | null;
+  node: { readonly current: boolean } | null;
 };
 
 /** Those of the signal file of this process. */
 export const localSource = ({ reader, far, feed, views, node }: Local): SignalSource => ({
-  // A copy may only be late: what it has not got yet is not gone.
-  maxId: () => (node ? Infinity : reader.look().maxId),
+  // A copy that misses something is only late: what it has not got yet is not gone.
+  maxId: () => (node?.current === false ? Infinity : reader.look().maxId),
   async follow(view, wake) {
     let ended = false;
     const member: Member = {

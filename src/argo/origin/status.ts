@@ -3,6 +3,9 @@ import type { Logger } from "../../platform/log";
 import type { NodeEvent } from "../signals/writer";
 import type { NodeState } from "./node";
 
+/** Whoever misses nothing may be behind others for a moment; ids that stay lower are of another table. */
+export const lateMsMax = 60_000;
+
 /** A server that says nothing for so long at the start is not waited for any longer. */
 const silentMs = 3_000;
 
@@ -53,6 +56,11 @@ export class NodeStatus {
   /** True while nothing is known to be missing. */
   get current(): boolean {
     return this.#state?.current ?? false;
+  }
+
+  /** For how long ids here may be lower than others know them, and nothing is gone. */
+  get lateMs(): number {
+    return this.current ? lateMsMax : Infinity;
   }
 
   get rows(): number {

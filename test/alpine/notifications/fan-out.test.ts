@@ -175,6 +175,7 @@ describe("the watch", () => {
       source: {
         headId: () => argo.reader.look().maxId,
         after: (id, shownMax) => argo.far.premiumAfter(id, shownMax),
+        lateMs: () => 0,
       },
       send: (_, of) => Promise.resolve(void sent.push(of)),
       now: () => at.clock.ms,
@@ -224,6 +225,7 @@ describe("the watch", () => {
       source: {
         headId: () => argo.reader.look().maxId,
         after: (id, shownMax) => argo.far.premiumAfter(id, shownMax),
+        lateMs: () => 0,
       },
       send: () => Promise.reject(new Error(`failure ${(failures += 1)}`)),
       now: () => at.clock.ms,
@@ -233,6 +235,41 @@ describe("the watch", () => {
     expect(failures).toBe(1);
     await watch.look();
     expect(ids(sent)).toEqual(made);
+  });
+
+  test("takes nothing back where a copy is behind, until its ids stay lower and nothing is missing", async () => {
+    const { watch, sent } = watching();
+    await post(1);
+    await watch.look();
+    const made = await post(3);
+    const behind = at.app.deps.argo.reader.look().maxId - 3;
+    await watch.look();
+    let lateMs = Infinity;
+    const { argo } = at.app.deps;
+    const late = new SignalWatch({
+      db: () => at.db(),
+      source: {
+        headId: () => behind,
+        after: (id, shownMax) => argo.far.premiumAfter(id, shownMax),
+        lateMs: () => lateMs,
+      },
+      send: () => Promise.reject(new Error("handed over again")),
+      now: () => at.clock.ms,
+    });
+    await late.look();
+    await Bun.sleep(20);
+    await late.look();
+    expect(await watch.look()).toBe(false);
+    expect(ids(sent).slice(-3)).toEqual(made);
+    // As one whose server was put back to an older state.
+    lateMs = 10;
+    await late.look();
+    const [place] = await at.db().select().from(jobPlaces);
+    expect(place?.place).toBe(behind);
+    await at
+      .db()
+      .update(jobPlaces)
+      .set({ place: behind + 3 });
   });
 
   test("counts delays from the arrival, and what says no time as old", async () => {

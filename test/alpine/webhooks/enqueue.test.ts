@@ -3,6 +3,7 @@ import { expect, test } from "bun:test";
 import { eq } from "drizzle-orm";
 import { plans, webhookMessages, webhooks } from "../../../db/alpine/schema.ts";
 import { enqueue, lowestPlace } from "../../../src/alpine/webhooks/enqueue.ts";
+import { localSource } from "../../../src/alpine/webhooks/source.ts";
 import { fullView, viewOf } from "../../../src/http/entitlement.ts";
 import { openAccounts } from "../../harness/accounts.ts";
 import { people } from "../people.ts";
@@ -24,6 +25,11 @@ test("a slice goes to those who stand at its beginning and see it, once, whoever
     at.db().update(webhooks).set({ place: to }).where(eq(webhooks.id, id));
   await place(ahead.id, 3);
   await at.db().update(webhooks).set({ status: "paused" }).where(eq(webhooks.id, paused.id));
+  const { reader, far, feed, views } = at.app.deps.argo;
+  const highest = (current: boolean) =>
+    localSource({ reader, far, feed, views, node: { current } }).maxId();
+  // A copy that misses something says nothing of what is gone, and one that does not says all.
+  expect([highest(false), highest(true)]).toEqual([Infinity, reader.look().maxId]);
   const line = (id: number) => JSON.stringify({ id, symbol: "SPX", strategy: "s", confidence: 99 });
   const slice = { lines: [line(1), line(2)], untilId: 2 };
   const given = async () => {
