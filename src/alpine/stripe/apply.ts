@@ -1,4 +1,4 @@
-import { and, asc, eq, inArray, isNull, lte, ne, sql } from "drizzle-orm";
+import { and, asc, eq, inArray, isNull, lte, ne, or, sql } from "drizzle-orm";
 import { z } from "zod";
 import {
   formerPrices,
@@ -132,13 +132,17 @@ function faultOf(error: unknown): string {
 /** Whose subscriptions are due for something that time does, and whose events wait. */
 export async function settleEvents(ground: Ground & { stopped: () => boolean }): Promise<void> {
   const { db, now, log, stopped } = ground;
+  const at = new Date(now());
+  const over = lte(subscriptions.graceUntil, at);
   const lapsed = await db()
     .select({ customer: subscriptions.providerCustomer })
     .from(subscriptions)
     .where(
       and(
-        eq(subscriptions.status, "past_due"),
-        lte(subscriptions.graceUntil, new Date(now())),
+        or(
+          and(eq(subscriptions.status, "past_due"), over),
+          and(eq(subscriptions.status, "incomplete"), over),
+        ),
         eq(subscriptions.provider, "stripe"),
       ),
     )

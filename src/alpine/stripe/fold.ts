@@ -47,6 +47,9 @@ const reasons: Record<string, InvoiceReason> = {
   subscription_update: "upgrade",
 };
 
+/** Stripe gives a subscription up whose first payment did not come within 23 hours; an hour for its word. */
+const firstPaymentMs = 86_400_000;
+
 const namespace = "6f0c2d8a-53b1-5d1e-9a53-0d6f3c1f7a20";
 /** The id of a row of ours for something at Stripe. */
 export const idOf = (name: string): string => Bun.randomUUIDv5(name, namespace);
@@ -62,6 +65,7 @@ export function fold(events: readonly Told[], terms: Terms): Folded {
   const ledger = new Ledger(userId, terms);
   for (const event of events) ledger.take(event);
   ledger.advance(new Date(terms.nowMs));
+  ledger.expire(new Date(terms.nowMs));
   return ledger.folded();
 }
 
@@ -70,6 +74,8 @@ type Track = {
   row: SubscriptionRow | null;
   /** Since when payments are late. */
   lateSince: Date | null;
+  /** Where the first payment is waited for: when Stripe has given it up for certain. */
+  openUntil: Date | null;
   /** Invoices that wait for a payment that failed. */
   unpaid: Set<string>;
 };
@@ -100,6 +106,8 @@ class Ledger {
     const told = statuses[event.told.status] ?? "incomplete";
     const status = event.kind === "deleted" ? "ended" : told;
     if (status === "active" || status === "trialing") track.unpaid.clear();
+    const begins = event.told.status === "incomplete";
+    track.openUntil = begins ? new Date(event.told.created.getTime() + firstPaymentMs) : null;
     this.#become(track, this.#rowOf(event.told, status, event.at), event.at);
   }
 
@@ -111,6 +119,15 @@ class Ledger {
       if (row.graceUntil <= at) {
         this.#become(track, { ...row, status: "incomplete" }, row.graceUntil);
       }
+    }
+  }
+
+  /** After all events: whoever began and never paid has ended, whether Stripe's word of it came or not. */
+  expire(at: Date): void {
+    for (const track of this.#tracks.values()) {
+      const { row, openUntil } = track;
+      if (row?.status !== "incomplete" || openUntil === null || openUntil > at) continue;
+      this.#become(track, { ...row, status: "ended", endedAt: openUntil }, openUntil);
     }
   }
 
@@ -136,7 +153,7 @@ class Ledger {
   #track(id: string): Track {
     const held = this.#tracks.get(id);
     if (held) return held;
-    const track: Track = { row: null, lateSince: null, unpaid: new Set() };
+    const track: Track = { row: null, lateSince: null, openUntil: null, unpaid: new Set() };
     this.#tracks.set(id, track);
     return track;
   }
@@ -144,13 +161,15 @@ class Ledger {
   /** The next state of a subscription, and what that does to revenue. */
   #become(track: Track, given: SubscriptionRow, at: Date): void {
     const { status } = given;
-    if (status === "active" || status === "trialing") track.lateSince = null;
+    if (status === "active" || status === "trialing") track.lateSince = track.openUntil = null;
     if (status === "past_due") track.lateSince ??= at;
     const { lateSince } = track;
     const graceUntil =
       status === "past_due" && lateSince
         ? new Date(lateSince.getTime() + this.terms.graceMs)
-        : null;
+        : status === "incomplete"
+          ? track.openUntil
+          : null;
     const lapsed = graceUntil !== null && graceUntil <= at;
     const row: SubscriptionRow = {
       ...given,

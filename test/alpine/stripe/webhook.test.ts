@@ -155,6 +155,50 @@ test("whoever does not pay keeps their rights for the grace period, and has them
   ]);
 });
 
+test("who begins and never pays has ended after a day, also where Stripe's word of it did not come", async () => {
+  const who = await person(at);
+  const customer = new Customer(who.id);
+  const begun = now();
+  customer.buy("pro", begun);
+  // Of what becomes of it invoices alone tell.
+  const told = () => customer.events.filter(({ type }) => type !== "customer.subscription.updated");
+  const [created, ...paid] = told();
+  if (!created) throw new Error("nothing was bought");
+  await sendAll([created]);
+  const { subscription } = await shop.current(who);
+  const until = subscription?.grace_until ?? "";
+  expect(subscription?.status).toBe("incomplete");
+  expect(Date.parse(until)).toBe((begun + day) * 1_000);
+  await shop.ask(409, who, "POST", "/api/subscriptions", { tier: "pro" });
+
+  at.clock.ms = Date.parse(until) - 1;
+  await alpineOf(at).settle();
+  expect((await shop.current(who)).subscription?.status).toBe("incomplete");
+  at.clock.ms += 1;
+  await alpineOf(at).settle();
+  expect((await shop.current(who)).subscription).toBeNull();
+  expect(await shop.movements(who)).toEqual([]);
+
+  // It was paid for in time, and the events of that were late.
+  at.clock.ms += 40 * DAY;
+  await sendAll(paid);
+  expect((await shop.current(who)).subscription).toMatchObject({
+    status: "active",
+    grace_until: null,
+  });
+  expect(await tierOf(who)).toBe("pro");
+  // Not paid for again, it waits for Stripe however long that takes.
+  const late = begun + 41 * day;
+  customer.fail(late, null);
+  at.clock.ms = (late + 30 * day) * 1_000;
+  await sendAll(told().filter((event) => event.created >= late));
+  await alpineOf(at).settle();
+  expect((await shop.current(who)).subscription).toMatchObject({
+    status: "incomplete",
+    grace_until: null,
+  });
+});
+
 test("what is forged, stale, malformed or too large is refused, and nothing is written", async () => {
   const customer = new Customer((await person(at)).id);
   customer.buy("pro", now());
