@@ -185,21 +185,23 @@ describe("at once, and killed", () => {
     }, "the end of all connections");
   }
   /** Takes the name of the first thing that a migration makes, until it is released. */
-  async function hold({ transaction }: ReturnType<typeof openDatabase>) {
+  async function hold(url: string) {
+    const own = openDatabase(url);
     const taken = Promise.withResolvers<void>();
     const over = Promise.withResolvers<void>();
-    const holding = transaction(async (tx) => {
+    const fault = new Error("nothing of it is to stay");
+    const holding = own.transaction(async (tx) => {
       await tx.execute(sql`CREATE SCHEMA argo_alpine`);
       taken.resolve();
       await over.promise;
-      throw new Error("nothing of it is to stay");
-    }).catch(() => undefined);
+      throw fault;
+    });
+    holding.catch(taken.reject);
     await taken.promise;
-    return {
-      release() {
-        over.resolve();
-        return holding;
-      },
+    return async () => {
+      over.resolve();
+      expect(await holding.catch((error: unknown) => error)).toBe(fault);
+      await own[Symbol.asyncDispose]();
     };
   }
   const migrating = (url: string): Child => spawnChild([process.execPath, MIGRATING, url]);
@@ -220,16 +222,15 @@ describe("at once, and killed", () => {
         // Every fourth round it cannot get on before both are killed, so that neither outcome is left
         // to chance: that leaves the old schema, and a survivor makes the new one.
         const both = round % 4 < 2;
-        await using obstacle = openDatabase(database.url);
-        const held = round % 4 === 0 ? await hold(obstacle) : null;
+        const release = round % 4 === 0 ? await hold(database.url) : null;
         await using one = migrating(database.url);
         await using other = migrating(database.url);
         await begun(database, one, other);
-        if (held === null) await Bun.sleep(random() * 80);
+        if (release === null) await Bun.sleep(random() * 80);
         const [victim, survivor] = random() < 0.5 ? [one, other] : [other, one];
         victim.kill();
         if (both) survivor.kill();
-        await held?.release();
+        await release?.();
         const code = await survivor.done;
         await victim.done;
         await left(database);

@@ -11,7 +11,7 @@ const warmUp = 100;
 const samplesOfRound = 200;
 const apartMax = 0.05;
 /** What a busy machine does to one kind evens out with time; what the server does stays. */
-const roundsMax = 12;
+const roundsMax = 40;
 
 let at: Accounts;
 beforeAll(async () => {

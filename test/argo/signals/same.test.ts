@@ -170,6 +170,7 @@ test("through cuts, other writers, delays and premium rows", async () => {
       return { view, stream, streamed: [] as string[], download: new Download(app, view) };
     }),
   );
+  let cuts = 0;
   const compare = async (): Promise<void> => {
     for (const { view, stream, streamed, download } of readers) {
       await download.finish();
@@ -177,7 +178,9 @@ test("through cuts, other writers, delays and premium rows", async () => {
       await take(stream, streamed, lines.length);
       expect(streamed).toEqual(lines);
       const fresh = new Download(app, view);
+      await fresh.ask(1 + below(300));
       await fresh.finish();
+      cuts += fresh.cuts;
       expect(fresh.lines).toEqual(lines);
       const all = await listed(app, "/api/signals", view);
       // Lists do not wait for a row of a lower id that is still withheld.
@@ -215,7 +218,5 @@ test("through cuts, other writers, delays and premium rows", async () => {
   await compare();
   const total = app.engine.query<{ n: number }, []>("SELECT count(*) AS n FROM signals").get()?.n;
   expect(readers[0]?.download.lines.length).toBe(total ?? -1);
-  expect(readers.reduce((sum, { download }) => sum + download.cuts, 0)).toBeGreaterThan(
-    VIEWS.length,
-  );
+  expect(cuts).toBeGreaterThanOrEqual(VIEWS.length);
 });
