@@ -130,7 +130,8 @@ export class SignalStream implements AsyncIterable<ReceivedSignal> {
       const query = { ...this.filters, since_id: this.#cursor ?? undefined };
       const headers = { Accept: "text/event-stream" };
       const request = transport.request(path, query, { headers, signal: closing.signal });
-      const { body } = await transport.open(request);
+      const { body, headers: told } = await transport.open(request);
+      if (!/^text\/event-stream\b/i.test(told.get("Content-Type") ?? "")) throw foreign();
       const onRetry = (ms: number): void => void (this.#retryMs = ms);
       for await (const message of readEvents(body, transport.muteMs, onRetry)) {
         const data = JSON.parse(message.data) as Record<string, unknown>;
@@ -160,7 +161,7 @@ export class SignalStream implements AsyncIterable<ReceivedSignal> {
     const { event: type = "" } = message;
     if (!["signal", "head", "ahead", "gap"].includes(type)) return null;
     const id = Number(message.id);
-    if (!Number.isSafeInteger(id)) throw new Error(`${path} was answered by something else.`);
+    if (!Number.isSafeInteger(id)) throw foreign();
     const cursor = this.#cursor ?? -1;
     // Nothing else goes back: rows were deleted, or it is another file.
     this.#cursor = type === "ahead" ? id : Math.max(cursor, id);
@@ -170,6 +171,8 @@ export class SignalStream implements AsyncIterable<ReceivedSignal> {
     return id > cursor ? { type: "signal", id, signal: data as ReceivedSignal } : null;
   }
 }
+
+const foreign = (): Error => new Error(`${path} was answered by something else.`);
 
 type Drop = { reason: string; error?: unknown };
 

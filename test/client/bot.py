@@ -64,6 +64,7 @@ def foreign(argo):
             call()
         except ValueError as error:
             tell(error=str(error))
+    tell(error=next(iter(argo.stream().events()))["reason"])
 
 
 def frame(argo):

@@ -152,14 +152,16 @@ test("a bot that is slow holds little, is cut off, and comes back for the rest",
 test("what comes twice is given once, what is unknown is passed over, and who is busy is left alone", async () => {
   const asked: [since: string | null, atMs: number][] = [];
   const signal = (id: number): string => `event: signal\nid: ${id}\ndata: {"id":${id}}\n\n`;
+  const events = (text: string): Response =>
+    new Response(text, { headers: { "Content-Type": "text/event-stream" } });
   const answers = [
     () => new Response(null, { status: 503, headers: { "Retry-After": "0" } }),
     () =>
-      new Response(
+      events(
         `event: head\nid: 1\ndata: {"id":3}\n\n: a comment\n\nevent: news\ndata: 7\n\n${signal(2)}${signal(2)}${signal(1)}retry: 300\nevent: end\nid: 2\ndata: {"reason":"unavailable","id":2}\n\n`,
       ),
-    () => new Response(`${signal(2)}${signal(3)}event: signal\nid: 4\nda`),
-    () => new Response(signal(4)),
+    () => events(`${signal(2)}${signal(3)}event: signal\nid: 4\nda`),
+    () => events(signal(4)),
   ];
   using fake = Bun.serve({
     hostname: "127.0.0.1",

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 #: lost.
 Notice = dict[str, Any]
 
+#: A later server may tell more.
+_EVENTS = frozenset({"signal", "head", "ahead", "gap", "end"})
+
 #: How long a connection must have lasted to be none that fails at once, seconds.
 _STEADY = 10.0
 
@@ -113,6 +116,8 @@ class Stream:
         """One connection. Returns why it is over."""
         params = {**self._filters, "since_id": self.cursor}
         with self._client._open("/api/signals/stream", params) as response:
+            if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
+                raise ValueError("the stream was answered by something else")
             for name, last_id, data in self._messages(response):
                 if name == "end":
                     return self._ended(str(data.get("reason")))
@@ -131,11 +136,11 @@ class Stream:
                 continue
             if fields.get("retry", "").isdigit():
                 self._retry = int(fields["retry"]) / 1000
-            if "data" in fields:
+            if "data" in fields and fields.get("event") in _EVENTS:
                 data = json.loads(fields["data"])
                 if not isinstance(data, dict):
                     raise ValueError("the stream was answered by something else")
-                yield fields.get("event", ""), fields.get("id", ""), data
+                yield fields["event"], fields.get("id", ""), data
             fields = {}
 
     def _ended(self, reason: str) -> str:
@@ -147,9 +152,7 @@ class Stream:
         return reason
 
     def _take(self, name: str, last_id: str, data: dict[str, Any]) -> Notice | None:
-        """Moves the cursor. None for what was given before, and what a later server may tell."""
-        if name not in ("signal", "head", "ahead", "gap"):
-            return None
+        """Moves the cursor. None for what was given before."""
         at = int(last_id)
         before = -1 if self.cursor is None else self.cursor
         # Nothing else goes back: rows were deleted, or it is another file.
