@@ -87,7 +87,12 @@ export async function openApp(options: AppOptions = {}): Promise<App> {
         },
         options.role ?? "argo",
       ),
-      { now: () => clock.ms, log: options.log ?? createLog("silent") },
+      {
+        now: () => clock.ms,
+        log: options.log ?? createLog("silent"),
+        // Most of what tests of accounts would work on else.
+        passwordCost: { memoryCost: 64, timeCost: 1 },
+      },
     );
   } catch (error) {
     dir?.[Symbol.dispose]();

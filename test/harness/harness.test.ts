@@ -104,9 +104,31 @@ function alive(pid: number): boolean {
   return existsSync(stat) && !/^\d+ \(.*\) Z/.test(readFileSync(stat, "utf8"));
 }
 
-test("a free port can be listened on", () => {
+test("a free port can be listened on, and is given to nobody else of the run", async () => {
   using server = Bun.serve({ port: freePort(), fetch: () => new Response() });
   expect(server.port).toBeGreaterThan(0);
+  const here = Array.from({ length: 200 }, freePort);
+  expect(new Set([...here, server.port]).size).toBe(201);
+  const harness = JSON.stringify(join(import.meta.dir, "process.ts"));
+  const code = `import { freePort } from ${harness};
+    for (let i = 0; i < 2_750; i += 1) console.log(freePort());`;
+  const worker = (Number(process.env["BUN_TEST_WORKER_ID"] ?? 0) % 7) + 1;
+  await using other = spawnChild([process.execPath, "-e", code], {
+    env: { BUN_TEST_WORKER_ID: `${worker}` },
+  });
+  expect(await other.done).toBe(0);
+  const there = new Set(other.lines().map(Number));
+  expect(there.size).toBeGreaterThan(2_000);
+  expect(here.filter((port) => there.has(port))).toEqual([]);
+});
+
+test("what is awaited in vain is told, with what was seen last", async () => {
+  let looks = 0;
+  const never = () => (looks += 1) < 0;
+  await expect(until(never, "a wonder", 20)).rejects.toThrow("a wonder: not within 20 ms");
+  looks = 0;
+  const waited = until(never, () => `a wonder after ${looks} looks`, 20);
+  await expect(waited).rejects.toThrow(/a wonder after [1-9]\d* looks: not within/);
 });
 
 /** What a query answers, in one connection. */
