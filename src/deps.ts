@@ -1,4 +1,5 @@
 import type { Alpine, AlpineOptions } from "./alpine/alpine";
+import type { PasswordCost } from "./alpine/auth/passwords";
 import type { Background } from "./alpine/background";
 import type { mountAlpine } from "./alpine/routes";
 import type { RemoteFeed } from "./alpine/signals/feed";
@@ -54,6 +55,8 @@ export type Overrides = {
   beforeWriting?: () => void;
   /** OFF only to measure what durability costs. */
   synchronous?: Synchronous;
+  /** Less only where no password is worth anything. */
+  passwordCost?: PasswordCost;
   /** The other workers of the same server. */
   peers?: Peers;
   /** Without a mail server, log what mails would have led to. */
@@ -86,6 +89,7 @@ export async function openDeps(config: Config, overrides: Overrides = {}): Promi
     now,
     redis,
     showLinks: overrides.showLinks ?? false,
+    passwordCost: overrides.passwordCost,
   }).catch(async (error: unknown) => {
     await closeRedis();
     throw error;

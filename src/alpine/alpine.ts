@@ -18,7 +18,7 @@ import { absentSeconds } from "./users/lookup";
 import { User } from "./users/schema";
 import { authWindows, type AuthWindows } from "./auth/limits";
 import { AccessTokens, RefreshTokens } from "./auth/tokens";
-import { Passwords } from "./auth/passwords";
+import { type PasswordCost, Passwords } from "./auth/passwords";
 import { Changes } from "./changes";
 import { Credentials } from "./credentials";
 import { Plans } from "./plans/registry";
@@ -38,6 +38,7 @@ export type AlpineOptions = {
   cache: Cache;
   /** Without a mail server, log what it would have been sent: for a demo. */
   showLinks: boolean;
+  passwordCost?: PasswordCost | undefined;
 };
 
 const retryMs = 1_000;
@@ -129,7 +130,7 @@ export class Alpine implements AsyncDisposable {
     });
     this.passwords = new Passwords((event, data) => {
       if (!this.#ended) log.error({ data }, `password thread ${event}`);
-    });
+    }, options.passwordCost);
     this.started = this.#start(secrets);
     // Awaited by whoever runs the server; a test may not care.
     this.started.catch(() => undefined);

@@ -1,6 +1,7 @@
 /** More logins than there is time to hash for: signals do not feel it, nobody waits for long (A1). */
 import { expect } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
+import { users } from "../../db/alpine/schema.ts";
 import { serveAccounts, type ServedAccounts } from "../harness/accounts.ts";
 import { spawnChild } from "../harness/children.ts";
 import { figures, LATEST, quantile, Wire } from "./harness.ts";
@@ -75,6 +76,8 @@ export async function testLogins(rounds: number): Promise<void> {
   await using at = await serveAccounts("source", "postgres+redis", { TRUST_PROXY: "1" });
   const { url, pid } = at.server;
   const member = await at.member();
+  const [row] = await at.db().select().from(users);
+  expect(row?.passwordHash).toStartWith("$argon2id$v=19$m=19456,t=2,p=1$");
   const headers = { Authorization: `Bearer ${await at.key(member)}` };
   await pollSteadily(url, headers, 1);
 

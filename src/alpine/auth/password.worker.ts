@@ -1,9 +1,8 @@
 import { readlinkSync } from "node:fs";
 import { setPriority } from "node:os";
 import { serveThread } from "../../platform/thread";
+import type { PasswordCost } from "./passwords";
 
-/** OWASP's parameters for argon2id: 19 MiB, two passes. */
-const options = { algorithm: "argon2id", memoryCost: 19_456, timeCost: 2 } as const;
 const lowest = 19;
 
 /** A hash costs as much as a thousand polls: whoever asks for one waits, not they. */
@@ -16,10 +15,10 @@ function yieldToPolls(): void {
   }
 }
 
-serveThread(() => {
+serveThread((cost: PasswordCost) => {
   yieldToPolls();
   return {
-    hash: (password: string) => Bun.password.hashSync(password, options),
+    hash: (password: string) => Bun.password.hashSync(password, { algorithm: "argon2id", ...cost }),
     verify: ({ password, hash }: { password: string; hash: string }) =>
       Bun.password.verifySync(password, hash),
     close: () => null,

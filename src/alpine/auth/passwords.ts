@@ -4,6 +4,11 @@ import { Thread } from "../../platform/thread";
 
 const waitingMax = 8;
 
+/** Of argon2id: KiB of memory, and passes over it. */
+export type PasswordCost = { memoryCost: number; timeCost: number };
+/** What OWASP asks for: 19 MiB, two passes. */
+const owasp: PasswordCost = { memoryCost: 19_456, timeCost: 2 };
+
 /**
  * Hashes and verifies passwords on threads of their own, a fixed number at once. More than a few
  * waiting get 503: a queue that grows would answer nobody in time (A1).
@@ -12,13 +17,14 @@ export class Passwords implements AsyncDisposable {
   readonly #threads: { thread: Thread; waiting: number }[];
   #decoy: Promise<string> | null = null;
 
-  constructor(onEvent: (event: string, data: unknown) => void) {
+  /** @param cost of hashes that are made; what one that is verified cost stands in it. */
+  constructor(onEvent: (event: string, data: unknown) => void, cost = owasp) {
     const threads = Math.max(1, Math.floor(availableParallelism() / 2));
     this.#threads = Array.from({ length: threads }, () => ({
       waiting: 0,
       thread: new Thread({
         module: "alpine/auth/password.worker",
-        start: null,
+        start: cost,
         pendingMax: waitingMax * 2,
         onEvent,
       }),

@@ -84,7 +84,7 @@ describe("the libSQL server", () => {
     // On a busy machine it may be told to come back now and then, not each time.
     let refused = 0;
     for (let i = 0; i < 4;) {
-      const ids = await posted(far, fresh()).catch((error: unknown) => String(error));
+      const ids = await posted(far, fresh(), 1).catch((error: unknown) => String(error));
       if (typeof ids === "string") {
         expect(ids).toContain("503");
         refused += 1;

@@ -42,10 +42,14 @@ export async function exported(node: App): Promise<Row[]> {
 export const reaches = (node: App, id: number): Promise<void> =>
   until(() => node.deps.argo.reader.look().maxId >= id, `a node that has signal ${id}`);
 
-/** Posts signals, which must be taken, and gives their ids. */
-export async function posted(node: App, body: unknown): Promise<number[]> {
+/**
+ * Posts signals as producers do, who come back now and then when the server is locked or silent for
+ * a moment. They must be taken. @returns their ids.
+ */
+export async function posted(node: App, body: unknown, triesMax = 5): Promise<number[]> {
   const response = await node.post(body);
   const text = await response.text();
+  if (response.status === 503 && triesMax > 1) return posted(node, body, triesMax - 1);
   if (response.status !== 201) throw new Error(`${response.status} ${text}`);
   const { signals } = JSON.parse(text) as { signals: { id: number }[] };
   return signals.map(({ id }) => id);
