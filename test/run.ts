@@ -12,6 +12,9 @@ import { ownPostgres, POSTGRES_ENV, sharing, type OwnPostgres } from "./harness/
 /** So that nothing hangs; hooks have as long. What is to be quick says so itself. */
 const TEST_MS_MAX = 120_000;
 
+/** Says that the binary is of today: a run within a run would make it anew under those who use it. */
+export const BUILT_ENV = "ARGO_TEST_BUILT";
+
 interface Counts {
   passed: number;
   failed: number;
@@ -57,12 +60,7 @@ async function main(args: string[]): Promise<number> {
   chmodSync(dir.path, 0o711);
   const report = dir.file("junit.xml");
   const starting = startPostgres();
-  // Some tests run the binary, and must not run yesterday's.
-  const build = Bun.spawn([process.execPath, join(import.meta.dir, "../build.ts")], {
-    cwd: join(import.meta.dir, ".."),
-    stdio: ["ignore", "inherit", "inherit"],
-  });
-  const built = (await build.exited) === 0;
+  const built = process.env[BUILT_ENV] !== undefined || (await build());
   await using server = await starting;
   if (!built) return 1;
   const command = [process.execPath, "test", "--no-orphans", `--timeout=${TEST_MS_MAX}`];
@@ -72,8 +70,9 @@ async function main(args: string[]): Promise<number> {
     // Files wait for processes and clocks more than they work. What deep ones measure stands alone.
     command.push("--parallel=2", "--no-isolate");
   }
+  const given = { TMPDIR: dir.path, [BUILT_ENV]: "yes" };
   const runner = Bun.spawn([...command, ...rest], {
-    env: { ...process.env, TMPDIR: dir.path, ...(server === null ? {} : sharing(server)) },
+    env: { ...process.env, ...given, ...(server === null ? {} : sharing(server)) },
     stdio: ["inherit", "inherit", "inherit"],
   });
   for (const signal of ["SIGINT", "SIGTERM"] as const) {
@@ -91,6 +90,15 @@ async function main(args: string[]): Promise<number> {
   // Once more at the end, where they are found.
   for (const failure of parseFailures(junit)) console.error(`\n${failure}`);
   return summarize(counts, exitCode);
+}
+
+/** Some tests run the binary, and must not run yesterday's. */
+async function build(): Promise<boolean> {
+  const child = Bun.spawn([process.execPath, join(import.meta.dir, "../build.ts")], {
+    cwd: join(import.meta.dir, ".."),
+    stdio: ["ignore", "inherit", "inherit"],
+  });
+  return (await child.exited) === 0;
 }
 
 /** Null when there is one already, or when none can be had: the tests that need it say so then. */

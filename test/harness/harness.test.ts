@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { Redis } from "ioredis";
 import { createTransport } from "nodemailer";
 import { Client } from "pg";
+import { BUILT_ENV } from "../run.ts";
 import { spawnChild } from "./children.ts";
 import {
   freePort,
@@ -50,7 +51,7 @@ test("a server that ends or stays silent is an error that shows what it printed"
   using dir = tempDir();
   const binary = await script(dir.file("server"), "echo 'no such file' >&2; exit 3");
   const start = startServer({ binary });
-  expect(start).rejects.toThrow(/ended with exit code 3\nno such file/);
+  await expect(start).rejects.toThrow(/ended with exit code 3\nno such file/);
   await start.catch(() => null);
 });
 
@@ -384,7 +385,7 @@ test("failures are told once more at the end of a run, with what was wrong", asy
   );
   await using run = spawnChild([process.execPath, RUN], {
     cwd: dir.path,
-    env: sharing(await postgres()),
+    env: { ...sharing(await postgres()), [BUILT_ENV]: "yes" },
   });
   expect(await run.done).toBe(1);
   const told = `test/a.test.ts:2: <bad> & "odd"\n    first\n    'second'`;
@@ -400,7 +401,7 @@ for (const [what, source, last, exitCode] of CASES) {
     const output: string[] = [];
     await using run = spawnChild([process.execPath, RUN], {
       cwd: dir.path,
-      env: sharing(await postgres()),
+      env: { ...sharing(await postgres()), [BUILT_ENV]: "yes" },
       onLine: (line) => void output.push(line),
     });
     expect(await run.done).toBe(exitCode);

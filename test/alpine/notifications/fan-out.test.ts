@@ -230,7 +230,7 @@ describe("the watch", () => {
       send: () => Promise.reject(new Error(`failure ${(failures += 1)}`)),
       now: () => at.clock.ms,
     });
-    expect(failing.look()).rejects.toThrow("failure 1");
+    await expect(failing.look()).rejects.toThrow("failure 1");
     await Bun.sleep(20);
     expect(failures).toBe(1);
     await watch.look();

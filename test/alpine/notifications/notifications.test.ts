@@ -56,7 +56,7 @@ describe("a notification", () => {
       await notify(tx, at.clock.ms, { ...news, title: "T", body: "B", details: {} });
       throw new Error("on purpose");
     });
-    expect(failing).rejects.toThrow("on purpose");
+    await expect(failing).rejects.toThrow("on purpose");
     await failing.catch(() => undefined);
     expect(await rowsOf(one.id)).toEqual([]);
   });

@@ -278,7 +278,7 @@ describe("a node refuses to go backwards", () => {
   test("a file with signals of its own is no copy, and a copy is no file of its own", async () => {
     await using origin = await sqld();
     const own = openApp({ env: { LIBSQL_URL: origin.url } });
-    expect(own).rejects.toThrow("holds signals of its own");
+    await expect(own).rejects.toThrow("holds signals of its own");
     await own.catch(() => undefined);
     using dir = tempDir();
     {
@@ -286,7 +286,7 @@ describe("a node refuses to go backwards", () => {
       await posted(node, fresh());
     }
     const alone = openApp({ dir: dir.path, fixture: null });
-    expect(alone).rejects.toThrow("is a copy of the signals at a libSQL server");
+    await expect(alone).rejects.toThrow("is a copy of the signals at a libSQL server");
     await alone.catch(() => undefined);
   });
 });

@@ -412,7 +412,9 @@ describe("what is no table of signals is refused", () => {
     using dir = tempDir();
     const text = "this is no database, and it is long enough to be taken for one".repeat(100);
     await Bun.write(dir.file("signals.db"), text);
-    expect(openApp({ dir: dir.path, fixture: null })).rejects.toThrow(/damaged or no SQLite file/);
+    await expect(openApp({ dir: dir.path, fixture: null })).rejects.toThrow(
+      /damaged or no SQLite file/,
+    );
     await openApp({ dir: dir.path, fixture: null }).catch(() => null);
     expect(await Bun.file(dir.file("signals.db")).text()).toBe(text);
   });
