@@ -164,8 +164,14 @@ class RemoteChannel implements Tail {
     filter: EventFilter,
     form: Form,
   ): Promise<ReplaySlice> {
-    const path = `/api/signals/export?since_id=${sinceId}`;
-    const { body, gap } = await this.signals.stream(viewAsk(path, this.view));
+    const path = `/api/signals/export?since_id=${sinceId}&min_id=${untilId}`;
+    const { body, head, gap } = await this.signals.stream(viewAsk(path, this.view));
+    // Of several argos at one address this one may be behind the one whose stream ours is: what it
+    // does not have yet would be taken for told.
+    if (!(Number(head) >= untilId)) {
+      await body.cancel();
+      throw new AppError("unavailable", away, { retryAfterSeconds: 5 });
+    }
     const gapTo = Number(/ to=(\d+)$/.exec(gap ?? "")?.[1] ?? 0);
     const found: ReceivedSignal[] = [];
     let [rows, lastId, nextId]: [number, number, number | null] = [0, sinceId, null];

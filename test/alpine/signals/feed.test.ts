@@ -8,8 +8,8 @@ import { fullView, viewHeader } from "../../../src/http/entitlement.ts";
 
 const head = (id: number): string => `event: head\nid: ${id}\ndata: {"id":${id}}\n\n`;
 
-/** An argo that stands at 10, and has told the first stream less than others. */
-function fake(stands: { ours: number; others: number }) {
+/** An argo that stands at 10, or at what its export has, and has told the first stream less than others. */
+function fake(stands: { ours: number; others: number; exported?: number }) {
   let ours = true;
   const server = Bun.serve({
     hostname: "127.0.0.1",
@@ -18,6 +18,11 @@ function fake(stands: { ours: number; others: number }) {
     fetch(request) {
       const headers = { [viewHeader]: request.headers.get(viewHeader) ?? "", ETag: '"e"' };
       const { pathname } = new URL(request.url);
+      if (pathname === "/api/signals/export") {
+        const to = stands.exported ?? 10;
+        const rows = Array.from({ length: to }, (_, i) => `{"id":${i + 1},"confidence":1}\n`);
+        return new Response(rows.join(""), { headers: { ...headers, "Signal-Head": `${to}` } });
+      }
       if (pathname !== "/api/signals/stream") {
         return new Response("[]", { headers: { ...headers, "Signal-Head": "10" } });
       }
@@ -62,4 +67,17 @@ test("nobody joins a stream that does not come to where argo stands, from wherev
     expect((await argo.feed.follow(fullView, member, 3)).position).toBe(5);
   };
   await Promise.all([from(10), from(7), from(null), from(12), below()]);
+});
+
+test("nothing is taken for told that the argo asked for it does not have yet", async () => {
+  for (const exported of [8, 10, 12]) {
+    await using argo = fake({ ours: 10, others: 10, exported });
+    const tail = await argo.feed.follow(fullView, member, 5);
+    const replayed = tail.replay(0, tail.position, { minConfidence: 0 }, "message");
+    const ids = await replayed.then(
+      (slice) => slice.ids.length,
+      (error: unknown) => (error as AppError).code,
+    );
+    expect(ids).toBe(exported < 10 ? "unavailable" : 10);
+  }
 });
