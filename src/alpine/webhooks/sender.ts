@@ -27,6 +27,8 @@ type Options = {
 const turnMs = 5_000;
 /** Above a turn, its last attempt and what it takes to write that down: a killed process is missed after it. */
 const leaseSeconds = 30;
+/** Of what is sent so much is tried again first: behind a backlog of new ones it would wait for its end. */
+const againShare = 0.1;
 /** At the end an attempt under way has so long. */
 const endMs = 2_000;
 const nobody = "00000000-0000-0000-0000-000000000000";
@@ -210,9 +212,9 @@ export class WebhookSender {
       .toSorted((one, other) => (one.id < other.id ? -1 : 1));
   }
 
-  /** The next message of a receiver, with all that it takes to send it: what is new before what failed. */
+  /** The next message of a receiver, with all that it takes to send it: mostly what is new before what failed. */
   async #next(db: Database, id: string): Promise<Due | null> {
-    const { now } = this.options;
+    const { now, random = Math.random } = this.options;
     const at = new Date(now());
     const due = (lane: number) =>
       db
@@ -227,7 +229,8 @@ export class WebhookSender {
         )
         .orderBy(webhookMessages.nextAttemptAt, webhookMessages.signalId)
         .limit(1);
-    const message = first(await due(0)) ?? first(await due(1));
+    const [lane, other] = random() < againShare ? [1, 0] : [0, 1];
+    const message = first(await due(lane)) ?? first(await due(other));
     if (!message) return null;
     const [owned] = await db
       .select({ webhook: webhooks, tier: users.tier, role: users.role })

@@ -176,6 +176,15 @@ test("a receiver that comes back is not disabled; what waited is sent behind wha
   await world.later(6);
   expect(bot.ids()).toEqual([first, second, first]);
   expect((await world.get(hook.id)).failing_since).toBeNull();
+  // Once in ten times before it: else it would wait for as long as there is something new.
+  bot.answer = refusing(500);
+  const third = await world.post();
+  await world.send();
+  bot.answer = () => new Response();
+  const fourth = await world.post();
+  world.random = 0.09;
+  await world.later(6);
+  expect(bot.ids().slice(3)).toEqual([third, third, fourth]);
 });
 
 test("410 disables at once, gives up what waits and tells the owner; enabled, it goes on from now", async () => {
