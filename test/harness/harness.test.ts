@@ -332,8 +332,8 @@ test("a link is slow, silent, cut, and whole again", async () => {
 
 test("a mail server keeps mails, asks who sends, and fails as told", async () => {
   await using server = await smtp({ auth: { user: "argo", pass: "p@ss" } });
-  const send = (url: string): Promise<unknown> => {
-    const transport = createTransport({ url, socketTimeout: 300 });
+  const send = (url: string, socketTimeout = 30_000): Promise<unknown> => {
+    const transport = createTransport({ url, socketTimeout });
     const link = `https://argo.test/verify?token=${"é=".repeat(60)}`;
     const mail = { from: "a@argo.test", to: "B <b@argo.test>", subject: "Grüße", text: link };
     return transport.sendMail(mail).then(
@@ -353,7 +353,7 @@ test("a mail server keeps mails, asks who sends, and fails as told", async () =>
     ["hangup", "ECONNECTION"],
   ] as const) {
     server.fail(fault);
-    expect(await send(server.url)).toBe(seen);
+    expect(await send(server.url, fault === "silent" ? 300 : undefined)).toBe(seen);
   }
   server.fail(null);
   expect(await send(server.url)).toBe("sent");
