@@ -1,4 +1,4 @@
-import { lookup as lookupName } from "node:dns/promises";
+import { dns } from "bun";
 import { type IncomingMessage, type RequestOptions, request as plainRequest } from "node:http";
 import { request as tlsRequest } from "node:https";
 import type { LookupFunction } from "node:net";
@@ -176,9 +176,10 @@ export class Outbound {
 const notPublic = new Unanswered("must not lead to an address that is not public");
 const unresolved = new Unanswered("the name of the host cannot be resolved");
 
+/** By c-ares: the C library would keep one of few threads, which files need too, for each name that nobody answers for. */
 async function resolveName(name: string): Promise<string[]> {
   try {
-    return (await lookupName(name, { all: true })).map(({ address }) => address);
+    return (await dns.lookup(name, { backend: "c-ares" })).map(({ address }) => address);
   } catch {
     throw unresolved;
   }

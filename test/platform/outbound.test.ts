@@ -1,5 +1,7 @@
 /** What may be asked on behalf of strangers (H6), with real sockets and a real TLS server. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { createSocket } from "node:dgram";
+import { getServers, setServers } from "node:dns";
 import { createServer, type Server, type Socket } from "node:net";
 import { createServer as createTlsServer } from "node:tls";
 import { isAllowed, Outbound, type OutboundOptions } from "../../src/platform/outbound.ts";
@@ -296,6 +298,44 @@ test("who sends no answer but much of something else is given up at once", async
     respond = usual;
   }
 });
+
+test("names that nobody answers for keep no other waiting", async () => {
+  const server = createSocket("udp4");
+  let silent = 0;
+  server.on("message", (query, { port, address }) => {
+    const answer = addressOf(query);
+    if (answer) server.send(answer, port, address);
+    else silent += 1;
+  });
+  await new Promise<void>((done) => server.bind(0, "127.0.0.1", done));
+  const usual = getServers();
+  setServers([`127.0.0.1:${server.address().port}`]);
+  try {
+    const path = `:${portOf(plain)}/`;
+    const local = { allowPrivate: true };
+    const names = Array.from({ length: 50 }, (_, i) => `http://silent${i}.test${path}`);
+    const hung = names.map((url) => post(url, local, 800).catch(String));
+    expect((await post(`http://good.test${path}`, local, 600)).status).toBe(200);
+    for (const said of await Promise.all(hung)) expect(said).toContain("no answer within");
+    expect(silent).toBeGreaterThanOrEqual(50);
+  } finally {
+    setServers(usual);
+    server.close();
+  }
+});
+
+/** An answer of 127.0.0.1 to a question for it; null for names that are to stay without one. */
+function addressOf(query: Buffer): Buffer | null {
+  if (query.includes("silent")) return null;
+  const end = query.indexOf(0, 12) + 5;
+  const isFour = query.readUInt16BE(end - 4) === 1;
+  const head = Buffer.from(query.subarray(0, 12));
+  head.writeUInt16BE(0x8180, 2);
+  head.writeUInt16BE(isFour ? 1 : 0, 6);
+  head.writeUInt32BE(0, 8);
+  const answer = [0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 127, 0, 0, 1];
+  return Buffer.concat([head, query.subarray(12, end), Buffer.from(isFour ? answer : [])]);
+}
 
 test("a proxy of the environment is not asked", async () => {
   const before = connections;
