@@ -25,6 +25,8 @@ const idleMs = 10;
 const faultMs = 5_000;
 /** A row is waited for that arrived so far ahead of the clock: of a clock that was set back. */
 const aheadMs = 300_000;
+/** For so long a row is waited for that somebody has seen by a clock that is ahead of this one. */
+const soonMs = 5_000;
 const watchersMax = 5_000;
 /** Rows that one slice of what was missed looks at. */
 const rowsPerSlice = 500;
@@ -78,16 +80,19 @@ export class Feed implements Source {
     await this.reach?.(sinceId, view);
     const channel = this.#channel(view);
     channel.members.add(member);
+    const until = performance.now() + soonMs;
     try {
       await channel.open();
-      // Also what was committed while it was opened, however much: a cursor may name it.
-      do {
+      for (;;) {
         this.#mustGoOn();
+        const waitMs = Math.min(channel.dueInMs(sinceId), until - performance.now());
         this.reader.look();
         channel.look();
+        // Also what was committed while it was opened, however much: a cursor may name it.
         if (channel.more) await new Promise((resolve) => setImmediate(resolve));
-      } while (channel.more);
-      return channel;
+        else if (waitMs > 0) await Bun.sleep(Math.min(waitMs, idleMs));
+        else return channel;
+      }
     } catch (error) {
       this.leave(channel, member);
       throw error;
@@ -271,6 +276,20 @@ export class Channel implements Tail {
       throw error;
     });
     return this.#opening;
+  }
+
+  /**
+   * How long a row is still withheld that somebody has seen; 0 where that is not over soon. It was
+   * seen by another node's clock, or by this one before it was set back: to go on from below it
+   * would be to see it twice.
+   */
+  dueInMs(sinceId: number | null): number {
+    const { delaySeconds } = this.view;
+    if (delaySeconds === 0 || sinceId === null || sinceId <= this.headId) return 0;
+    const receivedAt = this.reader.byId(sinceId, null)?.received_at;
+    if (!receivedAt) return 0;
+    const dueMs = Date.parse(receivedAt) + delaySeconds * 1_000 - this.now();
+    return dueMs <= soonMs ? Math.max(0, dueMs) : 0;
   }
 
   /** To be called after the file was looked at. */

@@ -513,6 +513,28 @@ describe("what a plan may not see", () => {
     expect(exported.headers.get("signal-head")).toBe(String(ids[2]));
     expect((await exported.text()).split("\n").length - 1).toBe(3);
   });
+
+  test("what was told by a clock a little ahead is not told again by this one", async () => {
+    await using app = await openApp({ fixture: null, now: Date.now() });
+    const ids = [add(app.engine), add(app.engine)];
+    app.clock.ms = Date.now() + 900_000;
+    await using early = await opened(app, "?since_id=0", as(starter));
+    await early.must("head");
+    expect(await early.ids(2)).toEqual(ids);
+    await early[Symbol.asyncDispose]();
+    await until(() => app.deps.argo.feed.followers === 0, "it is gone");
+    app.clock.ms -= 2_000;
+    const resuming = opened(app, `?since_id=${ids[1]}`, as(starter));
+    expect(await Promise.race([resuming, Bun.sleep(100)])).toBeUndefined();
+    app.clock.ms += 2_000;
+    await using resumed = await resuming;
+    expect(await resumed.must("head")).toMatchObject({ id: ids[1], data: { id: ids[1] } });
+    // One that is withheld for long is not waited for: another plan has shown it.
+    app.clock.ms -= 60_000;
+    const id = add(app.engine);
+    await using other = await opened(app, `?since_id=${id}`, as(starter));
+    expect(await other.must("ahead")).toMatchObject({ id: ids[1] });
+  });
 });
 
 test("of one commit of thousands of rows few at a time are told to many, so that polls come in between", async () => {
