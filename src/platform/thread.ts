@@ -42,10 +42,11 @@ export class Thread {
     this.#options = options;
   }
 
-  /** @throws AppError what the thread answered, or 503 when it is full or died. */
+  /** Rejects with what the thread answered, or with AppError 503 when it is full or died. */
   call<T>(method: string, args: unknown): Promise<T> {
     if (this.#pending.size >= this.#options.pendingMax) {
-      throw new AppError("unavailable", "Too much work of this kind is waiting. Try again.");
+      const detail = "Too much work of this kind is waiting. Try again.";
+      return Promise.reject(new AppError("unavailable", detail));
     }
     const worker = (this.#worker ??= this.#spawn());
     const id = ++this.#lastId;

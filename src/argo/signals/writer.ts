@@ -63,6 +63,9 @@ export class SignalWriter implements AsyncDisposable {
   #waitingBytes = 0;
   #running: Promise<void> | null = null;
   #stopping = false;
+  /** Rumours of the libSQL server: while one is on its way, the others are told as one after it. */
+  #telling = false;
+  #untold: boolean | null = null;
   #refused: string | null = null;
   #forgetTimer: Timer;
   #expiring: Promise<number> | null = null;
@@ -155,7 +158,18 @@ export class SignalWriter implements AsyncDisposable {
   /** There may be something new at the libSQL server; `here` when it is waited for in this process. */
   tail(here: boolean): void {
     if (this.#stopping) return;
-    this.#thread.call("tail", { here }).catch(() => undefined);
+    if (this.#telling) {
+      this.#untold = here || this.#untold === true;
+      return;
+    }
+    this.#telling = true;
+    const told = this.#thread.call("tail", { here }).catch(() => undefined);
+    void told.then(() => {
+      this.#telling = false;
+      const untold = this.#untold;
+      this.#untold = null;
+      if (untold !== null) this.tail(untold);
+    });
   }
 
   /** Stops all writing, and answers posts with this. */

@@ -178,6 +178,17 @@ test("a node waits for no server that says nothing, and asks one that fails no m
   expect(performance.now() - begunAt).toBeLessThan(1_400);
 });
 
+test("thousands of rumours in one moment are one look, and keep no post out", async () => {
+  await using origin = await sqld();
+  await using node = await openNode(origin, { env: { LIBSQL_POLL_MS: "60000" } });
+  const looks = () => node.deps.argo.node?.looks ?? 0;
+  const before = looks();
+  for (let i = 0; i < 5_000; i += 1) node.deps.argo.writer.tail(false);
+  const [id = 0] = await posted(node, fresh());
+  await reaches(node, id);
+  expect(looks() - before).toBeWithin(1, 10);
+});
+
 test("where a server sends elsewhere, nothing is told there", async () => {
   await using gate = refusing();
   for (const status of [301, 307, 308]) {
