@@ -78,7 +78,10 @@ export function spawnChild(command: string[], options: SpawnOptions = {}): Child
     done,
     running: () => child.exitCode === null && child.signalCode === null,
     kill: (signal = "SIGKILL") => child.kill(signal),
-    endInput: () => void child.stdin.end(),
+    endInput() {
+      // One that has ended by itself reads no more.
+      Promise.resolve(child.stdin.end()).catch(() => undefined);
+    },
     async stop(signal = "SIGTERM", waitMsMax = 60_000) {
       child.kill(signal);
       const code = await within(done, waitMsMax);
