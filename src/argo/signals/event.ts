@@ -63,8 +63,11 @@ export class Frame {
 const messageOf = (id: number, json: string): string =>
   `{"type":"signal","id":${id},"signal":${json}}`;
 
-/** What one slice of a replay holds at most, but for its last signal, characters: an engine's rows may be long. */
-const sliceLengthMax = 1024 * 1024;
+/**
+ * What one slice of a replay holds at most, but for its last signal, characters: an engine's rows
+ * may be long, and who is sent a slice is not slow.
+ */
+const sliceLengthMax = 512 * 1024;
 
 /**
  * Signals one after the other; messages are apart by line breaks. `nextId` is where to go on, which

@@ -114,7 +114,6 @@ export function createPoll(deps: Deps): Poll {
     if (wait === 0 || ifNoneMatch === null) return send(await look(), exchange);
     using place = places.take(admission.ownerOf(exchange), exchange);
     if (place === null) return send(await look(), exchange);
-    server?.timeout(request, wait + idleSeconds);
     const until = performance.now() + wait * 1000;
     for (;;) {
       // Before the look: of what is committed after it, this is told.
@@ -127,10 +126,13 @@ export function createPoll(deps: Deps): Poll {
           exchange.startedAt = performance.now();
           return send(variant, exchange);
         }
+        server?.timeout(request, Math.ceil(leftMs / 1000) + idleSeconds);
         await watch.changed(leftMs, request.signal);
         await askAgain();
       } finally {
         watch.stop();
+        // Else what comes next over this connection would be waited for as long.
+        server?.timeout(request, idleSeconds);
       }
     }
   }

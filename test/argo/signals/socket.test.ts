@@ -468,7 +468,7 @@ test("rows of any length are replayed in pieces that a client can hold", async (
     { minConfidence: 0 },
     "message",
   );
-  expect(slice.text.length).toBeLessThan(1.1 * 1024 * 1024);
+  expect(slice.text.length).toBeLessThan(600 * 1024);
   expect(slice.nextId).toBe(slice.ids.at(-1) ?? null);
   await using messages = await opened();
   await messages.subscribe({ resume_from: from });

@@ -98,6 +98,16 @@ test("is 304 when the time is up, and 0 is no time", async () => {
   expect((await app.get(`${LATEST}?wait=0`, headers)).status).toBe(304);
 });
 
+test("its connection is let be idle for as long as it waits, and no longer", async () => {
+  const etag = await etagOf(LATEST);
+  const idle: number[] = [];
+  const listener = { timeout: (_: Request, seconds: number) => void idle.push(seconds) };
+  const headers = { ...reader, "If-None-Match": etag };
+  const request = new Request(`http://argo.test${LATEST}?wait=1`, { headers });
+  const answer = await app.fetch(request, listener as Parameters<App["fetch"]>[1]);
+  expect([answer.status, idle[0], idle.at(-1)]).toEqual([304, 11, 10]);
+});
+
 test("goes on waiting through what its answer does not show", async () => {
   const path = `${LATEST}?symbol=AWAITED`;
   const { answer, isOver } = await waiting(`${path}&wait=25`, await etagOf(path));
