@@ -41,10 +41,8 @@ export async function superviseWorkers(config: Config, words: string[]): Promise
       stop,
     );
     const url = urlOf({ ...config, port: supervisor.port });
-    log.info(
-      { url, version, role, signals: config.argoUrl ?? config.signalsDb, workers },
-      "listening",
-    );
+    const signals = config.argoUrl ?? config.signalsDb;
+    if (supervisor.listens) log.info({ url, version, role, signals, workers }, "listening");
     await stop;
     const well = await supervisor.stop();
     log.info("all workers stopped");

@@ -66,6 +66,9 @@ export class Supervisor {
   readonly #tickets = new OwnTickets(() => performance.now());
   readonly #metrics = new MergedMetrics();
   readonly #stopping = new AbortController();
+  readonly #aborted = new Promise<null>((resolve) => {
+    this.#stopping.signal.addEventListener("abort", () => resolve(null));
+  });
   /** Workers that were started in the place of one that died. */
   #restarts = 0;
   #reloading: Promise<void> = Promise.resolve();
@@ -80,7 +83,7 @@ export class Supervisor {
   }
 
   /**
-   * Resolves when all listen. The first one is alone at first: what it makes of the signal file the
+   * Resolves when all listen, or it is to stop. The first one is alone at first: what it makes of the signal file the
    * others find done, and what is wrong is told once.
    * @throws WorkerFailed; SetupError when they are killed as they start.
    */
@@ -96,6 +99,11 @@ export class Supervisor {
       throw error;
     }
     return supervisor;
+  }
+
+  /** False where it was to stop before. */
+  get listens(): boolean {
+    return this.#group.length > 0;
   }
 
   /** Ends all, and waits until they are gone. @returns whether all did so by themselves. */
@@ -117,7 +125,10 @@ export class Supervisor {
   async #begin(slot: number): Promise<void> {
     for (let starts = 1; !this.#stopping.signal.aborted; starts += 1) {
       const worker = this.#launch(slot, false);
-      if (await worker.listening) return this.#settle(worker);
+      const listens = await Promise.race([worker.listening, this.#aborted]);
+      // It is told to end with the others, and killed where it is stuck.
+      if (listens === null) return;
+      if (listens) return this.#settle(worker);
       const { exitCode, signalCode } = worker.process;
       // Who ends by itself has said why. Who was killed may fare better the next time.
       if (exitCode !== null) throw new WorkerFailed(exitCode);

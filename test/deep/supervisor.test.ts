@@ -29,6 +29,14 @@ test("one that is killed at each start is told of", async () => {
   expect(String(failed)).toContain("SIGKILL");
 }, 20_000);
 
+test("one that is stuck as it starts keeps nobody from stopping", async () => {
+  const command = () => ["/bin/sh", "-c", "exec sleep 60"];
+  const supervisor = await Supervisor.start({ ...options, command, endMs: 500 }, Bun.sleep(300));
+  expect(supervisor.listens).toBe(false);
+  expect(await supervisor.stop()).toBe(false);
+  expect(childrenOf(process.pid).map(nameOf)).not.toContain("sleep");
+}, 10_000);
+
 test("one that hangs is killed and another takes its place; a broken reload changes nothing", async () => {
   const before = childrenOf(process.pid);
   const workers = () => childrenOf(process.pid).filter((pid) => !before.includes(pid));
