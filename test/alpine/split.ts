@@ -7,7 +7,7 @@ import {
   type ServedAccounts,
 } from "../harness/accounts.ts";
 import { LEGACY, READ_TOKEN, SERVICE_TOKEN, WRITE_TOKEN } from "../harness/app.ts";
-import { startServer, tempDir, type Server } from "../harness/process.ts";
+import { freePort, startServer, tempDir, type Server } from "../harness/process.ts";
 import { tcpProxy, type TcpProxy } from "../harness/proxy.ts";
 
 export interface Split extends AsyncDisposable {
@@ -22,8 +22,6 @@ export interface Split extends AsyncDisposable {
   startArgo(): Promise<void>;
 }
 
-export const portOf = ({ url }: { url: string }): number => Number(new URL(url).port);
-
 /** Opens both; they go with their scope. */
 export async function openSplit(
   backend: Backend = "postgres",
@@ -34,12 +32,14 @@ export async function openSplit(
   const dir = cleanup.use(tempDir());
   const db = dir.file("signals.db");
   copyFileSync(LEGACY, db);
-  const start = (port = "0"): Promise<Server> =>
+  // One that nobody is given while it is away.
+  const port = freePort();
+  const start = (): Promise<Server> =>
     startServer({
       role: "argo",
       cwd: dir.path,
       env: {
-        PORT: port,
+        PORT: `${port}`,
         SIGNALS_DB: db,
         SIGNALS_ACCESS: "key",
         ARGO_READ_TOKEN: READ_TOKEN,
@@ -50,7 +50,7 @@ export async function openSplit(
     });
   let argo = await start();
   cleanup.defer(() => argo[Symbol.asyncDispose]());
-  const link = cleanup.use(await tcpProxy({ port: portOf(argo) }));
+  const link = cleanup.use(await tcpProxy({ port }));
   const given = {
     ARGO_URL: `http://127.0.0.1:${link.port}`,
     ARGO_SERVICE_TOKEN: SERVICE_TOKEN,
@@ -71,7 +71,7 @@ export async function openSplit(
       await argo.exited;
     },
     async startArgo() {
-      argo = await start(String(portOf(argo)));
+      argo = await start();
     },
     [Symbol.asyncDispose]: () => whole.disposeAsync(),
   };

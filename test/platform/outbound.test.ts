@@ -6,7 +6,7 @@ import { createServer, type Server, type Socket } from "node:net";
 import { createServer as createTlsServer } from "node:tls";
 import { isAllowed, Outbound, type OutboundOptions } from "../../src/platform/outbound.ts";
 import { spawnChild } from "../harness/children.ts";
-import { leastMs, tempDir } from "../harness/process.ts";
+import { freePort, leastMs, tempDir } from "../harness/process.ts";
 
 let connections = 0;
 let requests: string[] = [];
@@ -222,11 +222,8 @@ test("of what comes back the status counts, whatever follows; redirects are not 
   } finally {
     respond = usual;
   }
-  const closed = createServer();
-  await listen(closed);
-  const port = portOf(closed);
-  await new Promise((done) => closed.close(done));
-  await expect(post(`http://127.0.0.1:${port}/`, local)).rejects.toThrow("ECONNREFUSED");
+  const nobody = `http://127.0.0.1:${freePort()}/`;
+  await expect(post(nobody, local)).rejects.toThrow("ECONNREFUSED");
 });
 
 test("a body without end is let go of after a little of it, and so is one that stalls", async () => {
