@@ -3,7 +3,9 @@
 import json
 import random
 import sys
+import time
 
+import httpx
 from argo_alpine import ArgoError, Client, StreamEnded, to_dataframe
 
 what, url, token, *more = sys.argv[1:]
@@ -65,6 +67,15 @@ def foreign(argo):
         except ValueError as error:
             tell(error=str(error))
     tell(error=next(iter(argo.stream().events()))["reason"])
+
+
+def trickle(_):
+    begun = time.monotonic()
+    with Client(url, token, deadline=0.5) as argo:
+        try:
+            argo.latest()
+        except httpx.ReadTimeout:
+            tell(after=time.monotonic() - begun)
 
 
 def frame(argo):

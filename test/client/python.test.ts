@@ -113,4 +113,24 @@ describe.skipIf(noPython)("the Python client", () => {
     await calling.has(4, "error");
     for (const said of calling.of("error")) expect(said).toContain("answered by something else");
   });
+
+  test.concurrent("an answer that trickles is given up at the deadline", async () => {
+    using slow = Bun.serve({
+      hostname: "127.0.0.1",
+      port: 0,
+      fetch: () =>
+        new Response(
+          new ReadableStream({
+            async pull(controller) {
+              await Bun.sleep(50);
+              controller.enqueue(new TextEncoder().encode(" "));
+            },
+          }),
+        ),
+    });
+    await using calling = bot("trickle", slow.url.href, READ_TOKEN);
+    await calling.has(1, "after");
+    expect(Number(calling.of("after")[0])).toBeLessThan(3);
+    await slow.stop(true);
+  });
 });

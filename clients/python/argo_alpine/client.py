@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import re
@@ -263,7 +264,7 @@ class Client:
         while True:
             error: Exception
             try:
-                response = self._http.send(request)
+                response = _whole(self._http.send(request, stream=True), until)
                 if response.is_success:
                     response.json()  # an answer that is not whole is a failed attempt
                 if response.is_success or response.status_code == 304:
@@ -298,6 +299,19 @@ class Client:
         asked = (error.retry_after or 0.0) if isinstance(error, ArgoError) else 0.0
         ceiling = min(self._backoff_max, (first or self._backoff) * 2 ** min(failures, 20))
         return min(asked, _ASKED_MAX) + random.uniform(0, ceiling)
+
+
+def _whole(opened: httpx.Response, until: float) -> httpx.Response:
+    """Reads an answer. httpx alone would wait without end for one that trickles."""
+    pieces: list[bytes] = []
+    with contextlib.closing(opened):
+        for piece in opened.iter_bytes():
+            pieces.append(piece)
+            if time.monotonic() > until:
+                raise httpx.ReadTimeout("the answer came too slowly", request=opened.request)
+    unpacked = {"content-encoding", "content-length", "transfer-encoding"}
+    headers = [item for item in opened.headers.multi_items() if item[0].lower() not in unpacked]
+    return httpx.Response(opened.status_code, headers=headers, content=b"".join(pieces))
 
 
 class _Opened:
