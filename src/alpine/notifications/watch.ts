@@ -10,8 +10,8 @@ export type PremiumSource = {
   headId(): number | Promise<number>;
   /** All that follow an id, the first few of them wholly. @throws AppError 503. */
   after(id: number, shownMax: number): Promise<PremiumSignals>;
-  /** For how long ids may be lower than others know them, and nothing is gone: ms. */
-  lateMs(): number;
+  /** For how long ids may be lower than others know them, and nothing is gone, ms; Infinity while a copy misses something. */
+  lateMs(): number | Promise<number>;
 };
 export type PremiumSignals = {
   count: number;
@@ -56,9 +56,10 @@ export class SignalWatch {
     if (headId === this.#seenId || nowMs < this.#waitUntilMs) return false;
     const place = await placeOf(db(), headId);
     if (headId < place) {
-      this.#belowSince ??= performance.now();
       // A copy is only late, and what others have handed over is not taken back for that.
-      if (performance.now() - this.#belowSince < source.lateMs()) return false;
+      const lateMs = await source.lateMs();
+      this.#belowSince = lateMs === Infinity ? null : (this.#belowSince ?? performance.now());
+      if (this.#belowSince === null || performance.now() - this.#belowSince < lateMs) return false;
       // The engine has made its table anew: ids count from the beginning.
       await db().transaction((tx) => move(tx, place, headId));
       return false;

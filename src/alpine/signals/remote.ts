@@ -79,11 +79,12 @@ export class RemoteSignals implements Disposable {
   readonly premium: PremiumSource = {
     headId: () => this.headId(fullView),
     after: (id, shownMax) => this.#premiumAfter(id, shownMax),
-    lateMs: () => lateMsMax,
+    lateMs: async () => ((await this.#isLate()) ? Infinity : lateMsMax),
   };
   /** What each view sees, for webhooks: nothing tells of news, it is asked for. */
   readonly source: SignalSource = {
     maxId: () => this.headId(fullView),
+    isLate: () => this.#isLate(),
     follow: (view) =>
       Promise.resolve({
         ended: false,
@@ -195,6 +196,13 @@ export class RemoteSignals implements Disposable {
   [Symbol.dispose](): void {
     this.upstream[Symbol.dispose]();
     this.#lasting[Symbol.dispose]();
+  }
+
+  /** Whether argo is a node that may miss something. */
+  async #isLate(): Promise<boolean> {
+    const response = await this.upstream.stream("/health", {});
+    const body = new TextDecoder().decode(await wholeBody(response, entryBytesMax));
+    return (JSON.parse(body) as { checks?: { origin?: string } }).checks?.origin === "unhealthy";
   }
 
   /** The first lines of what the export has after an id; the rest is left unread. */

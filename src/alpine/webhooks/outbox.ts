@@ -72,7 +72,7 @@ export class WebhookOutbox {
   async #lookForRewind(highest: number): Promise<void> {
     const { db, source } = this.options;
     const maxId = await source.maxId();
-    if (maxId >= highest) this.#belowSince = null;
+    if (maxId >= highest || (await source.isLate())) this.#belowSince = null;
     else this.#belowSince ??= performance.now();
     if (this.#belowSince === null || performance.now() - this.#belowSince < lateMsMax) return;
     this.#belowSince = null;

@@ -21,8 +21,10 @@ export type FollowedView = {
 export type SignalSource = {
   /** @param wake called when more may be seen; not where nothing tells. @throws AppError 503. */
   follow(view: View, wake: () => void): Promise<FollowedView>;
-  /** The highest id that there is, whoever sees it; Infinity where it is not known. @throws AppError 503. */
+  /** The highest id that is here, whoever sees it. @throws AppError 503. */
   maxId(): number | Promise<number>;
+  /** True of a copy that may miss something: what it has not got is not gone. @throws AppError 503. */
+  isLate(): boolean | Promise<boolean>;
 };
 
 type Local = {
@@ -36,8 +38,8 @@ type Local = {
 
 /** Those of the signal file of this process. */
 export const localSource = ({ reader, far, feed, views, node }: Local): SignalSource => ({
-  // A copy that misses something is only late: what it has not got yet is not gone.
-  maxId: () => (node?.current === false ? Infinity : reader.look().maxId),
+  maxId: () => reader.look().maxId,
+  isLate: () => node?.current === false,
   async follow(view, wake) {
     let ended = false;
     const member: Member = {

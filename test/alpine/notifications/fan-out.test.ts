@@ -264,6 +264,9 @@ describe("the watch", () => {
     // As one whose server was put back to an older state.
     lateMs = 10;
     await late.look();
+    expect(await watch.look()).toBe(false);
+    await Bun.sleep(20);
+    await late.look();
     const [place] = await at.db().select().from(jobPlaces);
     expect(place?.place).toBe(behind);
     await at

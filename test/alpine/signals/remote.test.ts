@@ -228,3 +228,23 @@ describe("what is no answer of an argo is none of ours", () => {
     }
   });
 });
+
+test("an argo that is a node and misses something says nothing of what is gone", async () => {
+  let checks: object = {};
+  await using server = Bun.serve({
+    port: 0,
+    hostname: "127.0.0.1",
+    fetch: () => Response.json({ status: "degraded", checks }),
+  });
+  const url = `http://127.0.0.1:${server.port}`;
+  using remote = new RemoteSignals({ url, token: "t", cache: true });
+  for (const [origin, isLate] of [
+    ["unhealthy", true],
+    ["healthy", false],
+    [undefined, false],
+  ]) {
+    checks = { signals: "healthy", ...(origin !== undefined && { origin }) };
+    expect(await remote.source.isLate()).toBe(isLate === true);
+    expect((await remote.premium.lateMs()) === Infinity).toBe(isLate === true);
+  }
+});
