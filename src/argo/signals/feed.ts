@@ -26,7 +26,7 @@ const faultMs = 5_000;
 /** A row is waited for that arrived so far ahead of the clock: of a clock that was set back. */
 const aheadMs = 300_000;
 /** For so long a row is waited for that somebody has seen by a clock that is ahead of this one. */
-const soonMs = 5_000;
+const soonMs = 2_000;
 const watchersMax = 5_000;
 /** Rows that one slice of what was missed looks at. */
 const rowsPerSlice = 500;

@@ -523,10 +523,10 @@ describe("what a plan may not see", () => {
     expect(await early.ids(2)).toEqual(ids);
     await early[Symbol.asyncDispose]();
     await until(() => app.deps.argo.feed.followers === 0, "it is gone");
-    app.clock.ms -= 2_000;
+    app.clock.ms -= 1_500;
     const resuming = opened(app, `?since_id=${ids[1]}`, as(starter));
     expect(await Promise.race([resuming, Bun.sleep(100)])).toBeUndefined();
-    app.clock.ms += 2_000;
+    app.clock.ms += 1_500;
     await using resumed = await resuming;
     expect(await resumed.must("head")).toMatchObject({ id: ids[1], data: { id: ids[1] } });
     // One that is withheld for long is not waited for: another plan has shown it.
