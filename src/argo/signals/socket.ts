@@ -99,17 +99,17 @@ export class Socket implements Sink, OpenStream {
 
   /** A client's frame of any kind. Bun itself answers pings, also those of who reads nothing. */
   heard(): void {
-    if (this.#over) {
-      if (this.waitingBytes >= littleBytes) this.#ws?.terminate();
-      return;
-    }
     const nowMs = this.all.now();
     if (Math.abs(nowMs - this.#messagesSinceMs) >= messagesMs) {
       this.#messagesSinceMs = nowMs;
       this.#messages = 0;
     }
     this.#messages += 1;
-    if (this.#messages > messagesMax) this.#endAs("flood");
+    const isFlood = this.#messages > messagesMax;
+    if (this.#over) {
+      // The end waits to be read, but not with more and more before it.
+      if (isFlood && this.waitingBytes >= littleBytes) this.#ws?.terminate();
+    } else if (isFlood) this.#endAs("flood");
     else if (this.waitingBytes > waitingBytesMax) this.#endAs("slow");
   }
 
