@@ -22,6 +22,9 @@ export const METRICS_TOKEN = "metrics-token-0123456789";
 /** 2026-11-20T12:00:00Z, where the clocks of tests begin. */
 export const NOON = Date.UTC(2026, 10, 20, 12);
 
+/** Of a password's hash: a real one is most of what tests of accounts would work on. */
+export const CHEAP = { memoryCost: 64, timeCost: 1 };
+
 export interface AppOptions {
   env?: Record<string, string | undefined>;
   /** Milliseconds since the epoch. */
@@ -90,8 +93,7 @@ export async function openApp(options: AppOptions = {}): Promise<App> {
       {
         now: () => clock.ms,
         log: options.log ?? createLog("silent"),
-        // Most of what tests of accounts would work on else.
-        passwordCost: { memoryCost: 64, timeCost: 1 },
+        passwordCost: CHEAP,
       },
     );
   } catch (error) {
