@@ -91,8 +91,8 @@ test("those of an address without a credential are one count, too", async () => 
   };
   const first = await open(here);
   const others: Events[] = [];
-  for (let i = 1; i < 20; i += 1) others.push(await open(there));
-  await until(async () => (await direct.zcard("argo:streams:address:2001:db8:0:0::/64")) === 20);
+  for (let i = 1; i < 50; i += 1) others.push(await open(there));
+  await until(async () => (await direct.zcard("argo:streams:address:2001:db8:0:0::/64")) === 50);
   others.push(await open(there));
   expect((await first.must("end", 1_000)).data["reason"]).toBe("replaced");
   for (const events of others) expect(await events.isQuiet(1)).toBe(true);

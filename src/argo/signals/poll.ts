@@ -169,7 +169,7 @@ export function createPoll(deps: Deps): Poll {
  * of these: the others are for others.
  */
 const ofAccountMax = 1_000;
-const ofAddressMax = 20;
+const ofAddressMax = 50;
 const ofStrangersMax = 1_000;
 
 class Places {

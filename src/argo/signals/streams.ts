@@ -48,7 +48,7 @@ type Owner = { most: number; open: Map<OpenStream, { name: string; atMs: number 
 /** Streams of all in this process, those who came without a credential, and of one address of these. */
 const streamsMax = 20_000;
 const strangersMax = 1_000;
-const strangersOfAddressMax = 20;
+const strangersOfAddressMax = 50;
 /** How often each is asked whether its reader may still read, and sees the same; a part at a time. */
 const lookEveryMs = 500;
 const parts = 10;

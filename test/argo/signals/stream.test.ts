@@ -262,7 +262,7 @@ test("of one address without a credential the newest win, over whatever they are
   await other.must("head");
   const open: Events[] = [];
   // One client may use every address of its network.
-  for (let i = 0; i < 20; i += 1) open.push(await opened(app, "", from(`2001:db8::${i + 1}`)));
+  for (let i = 0; i < 50; i += 1) open.push(await opened(app, "", from(`2001:db8::${i + 1}`)));
   for (const events of open) await events.must("head");
   const id = add(app.engine);
   for (const events of [...open, other]) expect(await events.ids(1)).toEqual([id]);
