@@ -147,12 +147,13 @@ export async function check(options: CheckerOptions): Promise<Checked> {
 /** Waits for webhooks as long as they come. */
 async function caughtUp(hooks: Hooks | null, rows: readonly Stored[]): Promise<void> {
   if (hooks === null) return;
-  let seen = -1;
-  let quietMs = 0;
-  while (!hooks.complete(rows) && performance.now() - quietMs < HOOKS_QUIET_MS) {
-    if (hooks.came !== seen) quietMs = performance.now();
-    seen = hooks.came;
+  let seen = hooks.came;
+  let seenMs = performance.now();
+  while (!hooks.complete(rows) && performance.now() - seenMs < HOOKS_QUIET_MS) {
     await Bun.sleep(50);
+    if (hooks.came === seen) continue;
+    seen = hooks.came;
+    seenMs = performance.now();
   }
 }
 
