@@ -53,7 +53,12 @@ export class SignalWatch {
     const { db, source, send, now } = this.options;
     const nowMs = now();
     const headId = await source.headId();
-    if (headId === this.#seenId || nowMs < this.#waitUntilMs) return false;
+    if (headId === this.#seenId) {
+      // Whoever was lower for a moment is not any more: only what lasts counts.
+      this.#belowSince = null;
+      return false;
+    }
+    if (nowMs < this.#waitUntilMs) return false;
     const place = await placeOf(db(), headId);
     if (headId < place) {
       // A copy is only late, and what others have handed over is not taken back for that.

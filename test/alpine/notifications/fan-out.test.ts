@@ -275,6 +275,34 @@ describe("the watch", () => {
       .set({ place: behind + 3 });
   });
 
+  test("takes nothing back where one of several is behind now and then", async () => {
+    await watching().watch.look();
+    await post(3);
+    const { argo } = at.app.deps;
+    const all = argo.reader.look().maxId;
+    let headId = all;
+    const turns = new SignalWatch({
+      db: () => at.db(),
+      source: {
+        headId: () => headId,
+        after: (id, shownMax) => argo.far.premiumAfter(id, shownMax),
+        lateMs: () => 10,
+      },
+      send: () => Promise.resolve(),
+      now: () => at.clock.ms,
+    });
+    await turns.look();
+    headId = all - 3;
+    await turns.look();
+    headId = all;
+    await turns.look();
+    await Bun.sleep(20);
+    headId = all - 3;
+    await turns.look();
+    const [place] = await at.db().select().from(jobPlaces);
+    expect(place?.place).toBe(all);
+  });
+
   test("counts delays from the arrival, and what says no time as old", async () => {
     const { watch, sent } = watching();
     await watch.look();
