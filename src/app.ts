@@ -104,7 +104,12 @@ export function createApp(deps: Deps) {
             : "starting",
       signalsFault: async () => (argo ? argo.fault() : ((await signals?.fault())?.detail ?? null)),
       critical: argo ? "signals" : "database",
-      origin: () => (argo?.node ? healthOf(argo.node.up && argo.node.stopped === null) : undefined),
+      origin: () => {
+        if (!argo?.node) return undefined;
+        const { up, stopped, current } = argo.node;
+        const follows = up && stopped === null;
+        return follows && !current ? "starting" : healthOf(follows);
+      },
       accounts: async () => {
         // Nothing else may be asking it just now.
         await redis?.attempt((client) => client.ping());

@@ -20,9 +20,12 @@ type Deps = {
   signalsFault: () => Promise<string | null>;
   /** That without which this server is of no use. */
   critical: "signals" | "database";
-  /** What accounts stand on. */
-  /** The server that the signals are copied from; undefined where they are nobody's copy. */
+  /**
+   * The server that the signals are copied from, `starting` while something of it is missing here;
+   * undefined where they are nobody's copy.
+   */
   origin: () => CheckState | undefined;
+  /** What accounts stand on. */
   accounts: () => Promise<{ database: CheckState; redis: CheckState }>;
 };
 

@@ -202,7 +202,9 @@ export class RemoteSignals implements Disposable {
   async #isLate(): Promise<boolean> {
     const response = await this.upstream.stream("/health", {});
     const body = new TextDecoder().decode(await wholeBody(response, entryBytesMax));
-    return (JSON.parse(body) as { checks?: { origin?: string } }).checks?.origin === "unhealthy";
+    const { origin = "healthy" } =
+      (JSON.parse(body) as { checks?: { origin?: string } }).checks ?? {};
+    return origin !== "healthy";
   }
 
   /** The first lines of what the export has after an id; the rest is left unread. */

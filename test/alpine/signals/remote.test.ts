@@ -240,6 +240,8 @@ test("an argo that is a node and misses something says nothing of what is gone",
   using remote = new RemoteSignals({ url, token: "t", cache: true });
   for (const [origin, isLate] of [
     ["unhealthy", true],
+    // It is back, and has much to copy.
+    ["starting", true],
     ["healthy", false],
     [undefined, false],
   ]) {

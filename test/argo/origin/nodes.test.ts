@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { type App, fieldsOf, problemOf, signal, WRITE_TOKEN } from "../../harness/app.ts";
 import { randomNumbers, tellSeed } from "../../harness/seed.ts";
 import { type Sqld, sqld } from "../../harness/sqld.ts";
-import { exported, openNode, posted, reaches } from "./nodes.ts";
+import { exported, health, openNode, posted, reaches } from "./nodes.ts";
 
 type Sent = { id: number; duplicate: boolean };
 
@@ -237,6 +237,15 @@ describe("signals at a libSQL server", () => {
       const rest = await three.get(`/api/signals/export?since_id=${since}&min_id=${head}`);
       expect(await rest.text()).toContain(`OWN${i}`);
     }
+  });
+
+  test("a node that has yet to copy something says so, and is no worse for that", async () => {
+    await using node = await openNode(origin, { env: { LIBSQL_POLL_MS: "10000" } });
+    expect(await health(node)).toMatchObject({ status: "healthy", checks: { origin: "healthy" } });
+    const state = { id: 5_000, headId: 9_000, whole: true, up: true, stopped: null };
+    const behind = { ...state, current: false, rows: 5_000, copies: true };
+    node.deps.argo.node?.apply({ state: behind, reason: null });
+    expect(await health(node)).toMatchObject({ status: "healthy", checks: { origin: "starting" } });
   });
 
   test("what no node has is 503, never an older answer; what is no id is 400", async () => {
