@@ -9,6 +9,8 @@ import type { Walk } from "./walk";
 
 /** Views whose counts are kept, to be added to. */
 const viewsCounted = 8;
+const replayRowsMin = 16;
+const replayRowsMax = 500;
 type Replaying = [bounds: Parameters<SignalReader["slice"]>, filter: EventFilter, form: Form];
 export type PremiumStep = PremiumRows & { more: boolean };
 
@@ -16,6 +18,8 @@ export type PremiumStep = PremiumRows & { more: boolean };
 serveThread(({ path }: { path: string }) => {
   let reader: SignalReader | undefined;
   const counts = new Map<string, SignalCounts>();
+  /** Fewer while rows are long: those that have no room are read again by the next replay. */
+  let replayRows = replayRowsMax;
   const open = () => (reader ??= new SignalReader(path));
   const fresh = () => {
     open().refresh();
@@ -28,10 +32,16 @@ serveThread(({ path }: { path: string }) => {
       const lines = rows.map((row) => JSON.stringify(row)).join("\n");
       return { lines, ids: rows.map(({ id }) => id), nextId, gapTo };
     },
-    replay: ([bounds, filter, form]: Replaying): ReplaySlice => {
-      const { rows, nextId, gapTo } = fresh().slice(...bounds);
+    replay: ([[sinceId, untilId, limit, sight], filter, form]: Replaying): ReplaySlice => {
+      const rowsMax = Math.min(limit, replayRows);
+      const { rows, nextId, gapTo } = fresh().slice(sinceId, untilId, rowsMax, sight);
       const passed = rows.filter((row) => passes(row, filter));
-      return { ...written(passed, form, nextId), gapTo };
+      const told = written(passed, form, nextId);
+      const isWhole = told.nextId === nextId;
+      replayRows = isWhole
+        ? Math.min(replayRowsMax, replayRows * 2)
+        : Math.max(replayRowsMin, told.ids.length);
+      return { ...told, gapTo };
     },
     lowestWithheld: (bounds: Parameters<SignalReader["lowestWithheld"]>) =>
       fresh().lowestWithheld(...bounds),
