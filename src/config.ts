@@ -310,6 +310,12 @@ function redisUrl(v: z.infer<typeof Variables>): string | null {
 
 /** What the variables say together. @throws SetupError that names the fix. */
 function mustFit(role: Role, v: z.infer<typeof Variables>): void {
+  if (v.ARGO_READ_TOKEN.some((token) => v.ARGO_WRITE_TOKEN.includes(token))) {
+    throw new SetupError(
+      "ARGO_READ_TOKEN and ARGO_WRITE_TOKEN hold the same token: one that writes does not read.",
+      "Make two with `openssl rand -hex 32`; a key of an account may do both.",
+    );
+  }
   if (role === "argo") return;
   if (role === "alpine") mustReachArgo(v);
   if (v.DATABASE_URL !== undefined && v.JWT_SECRET.length === 0) {

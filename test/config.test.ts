@@ -139,6 +139,12 @@ describe("what is given", () => {
 });
 
 describe("what is refused, by its name", () => {
+  test("one token for reading and writing", () => {
+    const { message } = refused({ ARGO_READ_TOKEN: `${TOKEN}x,${TOKEN}`, ARGO_WRITE_TOKEN: TOKEN });
+    expect(message).toContain("ARGO_READ_TOKEN and ARGO_WRITE_TOKEN hold the same token");
+    expect(message).not.toContain(TOKEN);
+  });
+
   const bad: [string, string[]][] = [
     ["PORT", ["-1", "65536", "x", "1.5", "0x50", " ", "1e3"]],
     ["SIGNALS_ACCESS", ["closed", "OPEN", "true"]],

@@ -7,7 +7,9 @@ import { Redis } from "ioredis";
 import * as schema from "../../db/alpine/schema";
 import { embeddedDir } from "../alpine/alpine";
 import { changedLater, type Database, migrationState } from "../alpine/database";
+import { Seal } from "../alpine/seal";
 import { secretPath } from "../alpine/secrets";
+import { unsealed } from "../alpine/unsealed";
 import { type Config, isLoopback } from "../config";
 import { AppError, SetupError } from "../errors";
 import { EmbeddedPostgres } from "../platform/embedded";
@@ -30,7 +32,7 @@ const migrateFix = "Run `argo-alpine migrate`, or let the next start do it.";
 /** What accounts stand on. Changes nothing. */
 export async function accountChecks(config: Config): Promise<Check[]> {
   const checks = await Promise.all([
-    config.databaseUrl === null ? embedded(config) : own(config.databaseUrl),
+    config.databaseUrl === null ? embedded(config) : own(config.databaseUrl, config),
     secret(config),
     redis(config),
     mail(config),
@@ -47,7 +49,7 @@ type Answers = {
 };
 
 /** A Postgres of the operator's. */
-function own(url: string): Promise<Check[]> {
+function own(url: string, config: Config): Promise<Check[]> {
   return asking({ url }, async (db) => {
     const begunMs = Date.now();
     const { rows } = await db.execute<Answers>(sql`
@@ -64,6 +66,7 @@ function own(url: string): Promise<Check[]> {
       server(answers, endedMs - begunMs),
       clock(answers.now_ms - (begunMs + endedMs) / 2),
       await migrations(db, answers.may_create),
+      ...(await seals(db, config)),
     ];
   });
 }
@@ -104,6 +107,30 @@ async function migrations(db: Database, mayCreate: boolean): Promise<Check> {
         `${detail}, and this user may not make tables`,
         "As the owner of the database: GRANT CREATE ON DATABASE … TO …; GRANT CREATE ON SCHEMA public TO …",
       );
+}
+
+/** Whether the secrets are those of these accounts; nothing where nothing is sealed yet, or there are no tables. */
+async function seals(db: Database, config: Config): Promise<Check[]> {
+  if ((await migrationState(db)).missing.length > 0) return [];
+  const secrets = secretsAtHand(config);
+  const closed = await unsealed(db, {
+    seal: new Seal(secrets, "second factor"),
+    webhookSeal: new Seal(secrets, "webhook"),
+  });
+  return closed.map((what) =>
+    fail(
+      "accounts sealed",
+      `${what} cannot be read: the secret is another than the one that they were made with`,
+      `Put back ${secretPath(config)}, or add that secret to JWT_SECRET after a comma.`,
+    ),
+  );
+}
+
+/** The secrets, without making one. */
+function secretsAtHand(config: Config): readonly string[] {
+  if (config.jwtSecrets.length > 0) return config.jwtSecrets;
+  const path = secretPath(config);
+  return readable(path) ? [readFileSync(path, "utf8").trim()] : [];
 }
 
 /** Asks a database; one that cannot be asked is a fault of its own. */
@@ -150,7 +177,10 @@ async function embedded(config: Config): Promise<Check[]> {
   const pid = ownerOf(dirname(dir));
   const owner = pid === null ? "a server" : pid === 0 ? "a process elsewhere" : `process ${pid}`;
   if (socketDir !== null) {
-    const checks = await asking({ socketDir }, async (db) => [await migrations(db, true)]);
+    const checks = await asking({ socketDir }, async (db) => [
+      await migrations(db, true),
+      ...(await seals(db, config)),
+    ]);
     return [{ ...place, detail: `${place.detail}; in use by ${owner}` }, ...checks];
   }
   if (pid === null) return [{ ...place, detail: `${place.detail}; not in use` }];

@@ -99,10 +99,13 @@ export async function serve(
 ): Promise<void> {
   mustSayEmbedded(config);
   const stop = untilSignal();
-  // Meant for the supervisor, and sent to all: without a listener it would end every worker.
-  if (worker) process.on("SIGUSR2", () => undefined);
+  // Without a listener it would end the process. It is meant for a supervisor, and sent to all.
+  let replace = (): void => undefined;
+  process.on("SIGUSR2", () => replace());
   const peers = worker && new (await import("../workers/peers")).Peers(worker, process);
   const running = await start(config, peers ? { peers } : {});
+  const { log } = running.deps;
+  if (!worker) replace = () => log.warn("SIGUSR2 replaces workers, and there are none: --workers");
   // Once for all workers.
   if (!worker || (worker.slot === 1 && !worker.joins)) {
     void tellSetup(running);
@@ -152,18 +155,19 @@ async function tellSecrets({ deps: { alpine, config, log } }: Running): Promise<
   if (!alpine) return;
   try {
     await alpine.started;
-    const [{ isSealedOtherwise }, { secretPath }] = await Promise.all([
-      import("../alpine/auth/unsealed"),
+    const [{ unsealed }, { secretPath }] = await Promise.all([
+      import("../alpine/unsealed"),
       import("../alpine/secrets"),
     ]);
-    if (!(await isSealedOtherwise(alpine.db(), alpine.seal))) return;
+    const closed = await unsealed(alpine.db(), alpine);
+    if (closed.length === 0) return;
     const fix =
       config.jwtSecrets.length === 0
         ? "set JWT_SECRET to the one that they were made with"
         : `add the one that they were made with to JWT_SECRET after a comma; one that nobody said is in ${secretPath(config)}`;
-    log.warn({ fix }, "second factors cannot be read with the secrets given");
+    for (const what of closed) log.warn({ fix }, `${what} cannot be read with the secrets given`);
   } catch (error) {
-    if (alpine.ready) log.warn({ reason: String(error) }, "second factors not looked at");
+    if (alpine.ready) log.warn({ reason: String(error) }, "what is sealed was not looked at");
   }
 }
 

@@ -1,6 +1,7 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "bun:test";
 import { chmodSync, mkdirSync } from "node:fs";
 import { Client } from "pg";
+import { Seal } from "../../src/alpine/seal.ts";
 import { JWT_SECRET } from "../harness/accounts.ts";
 import { freePort, startServer, tempDir, until, type TempDir } from "../harness/process.ts";
 import { postgres, redis, type TestDatabase } from "../harness/servers.ts";
@@ -14,6 +15,7 @@ const ours = new Set([
   "accounts schema",
   "accounts owner",
   "accounts secret",
+  "accounts sealed",
   "clocks",
   "redis",
   "mail",
@@ -82,6 +84,27 @@ describe("Postgres", () => {
     expect(sound.of("accounts secret")?.detail).toBe("1 JWT_SECRET, the first one signs");
     expect(sound.out).not.toContain(new URL(database.url).password);
     expect(sound.out).not.toContain(JWT_SECRET);
+  });
+
+  test("a secret that is not the one of these accounts is told", async () => {
+    await json(["migrate", "--data-dir", dir.path], { env });
+    const [userId, id] = [Bun.randomUUIDv7(), Bun.randomUUIDv7()];
+    const sealed = (secret: string) =>
+      Buffer.from(new Seal([secret], "webhook").seal("whsec_x", id)).toString("hex");
+    await query(`INSERT INTO users (id, email, password_hash, full_name, created_at, updated_at, password_changed_at)
+      VALUES ('${userId}', 'a@example.com', '', 'A', now(), now(), now())`);
+    await query(`INSERT INTO webhooks
+      (id, user_id, url, premium_only, secret, status, place, created_at, updated_at)
+      VALUES ('${id}', '${userId}', 'https://example.com/', false,
+        '\\x${sealed(JWT_SECRET)}', 'enabled', 0, now(), now())`);
+    try {
+      expect((await examine(env)).faults).toEqual([]);
+      const other = await examine({ ...env, JWT_SECRET: "another".repeat(6) });
+      expect([other.code, other.faults]).toEqual([1, ["fail accounts sealed"]]);
+      expect(other.of("accounts sealed")?.detail).toStartWith("secrets of webhooks cannot be read");
+    } finally {
+      await query(`DELETE FROM users WHERE id = '${userId}'`);
+    }
   });
 
   test("a later release's is left alone", async () => {

@@ -70,6 +70,14 @@ test("secrets that cannot open the second factors of these accounts are told at 
   expect(await told({ JWT_SECRET: `${JWT_SECRET},${kept}` })).toBeUndefined();
 });
 
+test("a signal for workers ends no server that has none, and is told of", async () => {
+  await using server = await startServer({ env: { SHUTDOWN_DELAY_SECONDS: "0" } });
+  process.kill(server.pid, "SIGUSR2");
+  await until(() => server.logs().some((line) => line.includes("SIGUSR2")), "a word of it");
+  expect((await fetch(`${server.url}/livez`)).status).toBe(200);
+  expect(await server.stop()).toBe(0);
+});
+
 test("a terminal that is closed ends it like SIGTERM", async () => {
   await using server = await startServer({ env: { SHUTDOWN_DELAY_SECONDS: "0" } });
   expect(await server.stop("SIGHUP")).toBe(0);
