@@ -9,7 +9,7 @@ const secrets: [name: string, bytes: number, use: string][] = [
   [
     "JWT_SECRET",
     32,
-    "Signs access tokens and seals second factors: keep a copy beside the backups.",
+    "Signs access tokens, seals second factors and secrets of webhooks: keep a copy with the backups.",
   ],
   ["ARGO_WRITE_TOKEN", 24, "For the strategies that post signals."],
   ["ARGO_READ_TOKEN", 24, "For bots of your own; customers have keys."],

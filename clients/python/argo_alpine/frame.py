@@ -20,7 +20,7 @@ def to_dataframe(signals: Iterable[Signal]) -> pandas.DataFrame:
     """Signals as a DataFrame by `id`, its columns of the same types whatever is in them, or nothing.
 
     Times are in UTC, to the microsecond: NaT for what a producer wrote that is no time. Needs
-    pandas: `pip install argo-alpine[pandas]`.
+    pandas: `pip install './clients/python[pandas]'`.
     """
     import pandas
 
